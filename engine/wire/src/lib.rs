@@ -1,1 +1,56 @@
-//! Under construction.
+//! What the parts of Citius say to each other.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `units` | sector, grain, page, block, and how they relate |
+//! | `ids` | newtype ids, the file key, the place |
+//! | `path` | a normal path in the namespace |
+//! | `frame` | the 32-byte prelude, its bounds and its checksum |
+//! | `codec` | messages to frames, bytes to frames; sans-I/O |
+//! | `status` | classes of failure, exit codes |
+//! | `token`, `capability` | who may connect, who may read or write a file |
+//! | `ring` | live workers and weighted rendezvous placement |
+//! | `data` | messages between a client and a shard |
+//! | `meta` | messages between a client and a master |
+//! | `cluster` | messages between a worker and a master, and counters |
+//!
+//! The crate does no input or output, reads no clock, and has no unsafe code.
+
+#![forbid(unsafe_code)]
+
+mod capability;
+mod cluster;
+mod codec;
+mod data;
+mod frame;
+mod ids;
+mod meta;
+mod path;
+mod ring;
+mod status;
+mod token;
+pub mod units;
+
+pub use capability::{Access, CAPABILITY_BYTES_MAX, MAC_BYTES, MacKey, Origin, Right, WriteType};
+pub use cluster::{
+    ClusterView, Counters, Heartbeat, HeartbeatReply, MountSecret, MountTraffic, Register, Registered, Task, Work,
+};
+pub use codec::{Encode, Encoder, FrameBuffer, Head, Message, Request};
+pub use data::{
+    Attach, Attached, CountersRequest, Detach, Done, Free, Freed, Hello, Load, Map, MapWrite, Mapped, Publish,
+    Published, Read, ReadMode, ReadReply, ReadReplyView, Resident, ResidentBlock, ResidentReply, Seal, Stage,
+    TRANSFER_BYTES_MAX, Welcome, Write,
+};
+pub use frame::{
+    Flags, FrameError, HEADER_ALIGN, HEADER_BYTES_MAX, Kind, MAGIC, PAYLOAD_BYTES_MAX, PRELUDE_BYTES, PROTOCOL_VERSION,
+    Prelude,
+};
+pub use ids::{BlockId, ClientId, ClusterId, Epoch, FileKey, Handle, Incarnation, MountId, Place, Serial, WorkerId};
+pub use meta::{
+    Batch, BatchReply, ClusterInfo, Created, EntryKind, FileInfo, LIST_PAGE_ENTRIES_MAX, List, ListPage, MountInfo,
+    OPERATIONS_MAX, Opened, Operation, Outcome, Persistence, WorkerInfo,
+};
+pub use path::{NAME_BYTES_MAX, NamespacePath, PATH_BYTES_MAX};
+pub use ring::{Member, Owner, Ring, WORKERS_MAX};
+pub use status::{ExitCode, Failure, Status};
+pub use token::Token;
