@@ -1,1 +1,5 @@
 //! Under construction.
+
+pub mod ring;
+pub mod store;
+pub mod tier;
