@@ -8,6 +8,9 @@ use crate::ring::{Member, Ring};
 use core::fmt;
 use rkyv::{Archive, Deserialize, Serialize};
 
+/// The most files in [`Heartbeat::dirty`].
+pub const DIRTY_FILES_MAX: usize = 10_000;
+
 /// A worker joins, or comes back.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug)]
 pub struct Register {
@@ -61,7 +64,8 @@ pub struct MountSecret {
 
 impl fmt::Debug for MountSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MountSecret {{ mount: {}, uri: {:?}, .. }}", self.mount, self.uri)
+        // Not the URI either: `s3://user:password@bucket` is one.
+        f.debug_struct("MountSecret").field("mount", &self.mount).finish_non_exhaustive()
     }
 }
 
@@ -80,6 +84,10 @@ pub struct Heartbeat {
     pub counters: Counters,
     /// What it read and wrote of each mount since it started.
     pub traffic: Vec<MountTraffic>,
+    /// Unpersisted files that it has held for more than a minute, at most [`DIRTY_FILES_MAX`]: the master answers a
+    /// [`Work::Drop`] or [`Work::Rekey`] for those that it knows otherwise, so no task that was lost leaves blocks
+    /// that nobody would ever evict.
+    pub dirty: Vec<FileKey>,
     /// Set in its last heartbeat: it leaves on purpose.
     pub leaving: bool,
 }
@@ -148,9 +156,9 @@ macro_rules! counters {
         }
 
         impl Counters {
-            /// Adds another shard's, gauges included.
+            /// Adds another shard's, gauges included. A sum that would not fit stays at the most: these came over the wire.
             pub fn add(&mut self, other: &Self) {
-                $(self.$name += other.$name;)*
+                $(self.$name = self.$name.saturating_add(other.$name);)*
             }
 
             /// Names and values, in order, for metrics and tables.
@@ -207,16 +215,19 @@ mod tests {
         let mut sum = Counters { hits: 2, ..Counters::default() };
         sum.add(&Counters { hits: 3, misses: 1, ..Counters::default() });
         assert!(sum.each().any(|pair| pair == ("hits", 5)) && sum.each().any(|pair| pair == ("misses", 1)));
+        sum.add(&Counters { hits: u64::MAX, ..Counters::default() });
+        assert_eq!(sum.hits, u64::MAX);
     }
 
     #[test]
     fn secrets_of_a_mount_never_print() {
         let mount = MountSecret {
             mount: MountId(1),
-            uri: "s3://b".into(),
+            uri: "s3://me:hunter2@b".into(),
             options: vec![("aws_secret_access_key".into(), "hunter2".into())],
             read_only: false,
         };
         assert!(!format!("{mount:?}").contains("hunter2"));
+        assert!(format!("{mount:?}").contains("MountId(1)"));
     }
 }

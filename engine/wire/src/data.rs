@@ -13,11 +13,13 @@
 //! Offsets are of the file, and one request stays within one block. Reads are answered in whole sectors, with the
 //! checksum of each; the last sector of a file may be short.
 
+use crate::capability::Hidden;
 use crate::cluster::Counters as CountersReply;
 use crate::codec::Request;
 use crate::frame::Kind;
 use crate::ids::{ClientId, Epoch, FileKey, Handle, WorkerId};
 use crate::token::Token;
+use core::fmt;
 use rkyv::with::InlineAsBox;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -56,10 +58,16 @@ impl Request for Hello {
 }
 
 /// Makes a capability a handle of this connection.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug)]
+#[derive(Archive, Serialize, Deserialize, Clone)]
 pub struct Attach {
     /// As `open` or `create` gave it.
     pub capability: Vec<u8>,
+}
+
+impl fmt::Debug for Attach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Attach").field("capability", &Hidden(&self.capability)).finish()
+    }
 }
 
 /// The handle.

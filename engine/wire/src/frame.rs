@@ -6,7 +6,7 @@
 //!  | magic | version| kind  | flags  | header_len | header_crc | payload_len      | request_id     |
 //!  | u32   | u8     | u8    | u16    | u32        | u32        | u64              | u64            |
 //!  +-------+--------+-------+--------+------------+------------+------------------+----------------+
-//!  | header: an rkyv archive, zero-padded to a multiple of 16 (header_len counts the padding)      |
+//!  | header: zeros up to a multiple of 16, then an rkyv archive, whose root is at the end          |
 //!  +-----------------------------------------------------------------------------------------------+
 //!  | payload: raw bytes, payload_len of them, never copied into the archive                        |
 //!  +-----------------------------------------------------------------------------------------------+
@@ -14,7 +14,7 @@
 //!
 //! All integers are little endian. `header_crc` is CRC32 over bytes 0 to 12 and 16 to 32 of the prelude and then the
 //! header, so a flipped bit anywhere but in the payload (which carries its own sector checksums) is found before
-//! anything is believed. Both lengths are bounded before anything is allocated.
+//! anything is believed. Both lengths are bounded before anything is allocated, and `header_len` counts the zeros.
 
 use crate::status::{Failure, Status};
 use core::fmt;
@@ -31,6 +31,10 @@ pub const HEADER_ALIGN: usize = 16;
 pub const HEADER_BYTES_MAX: usize = 4 << 20;
 /// The longest payload: what one read or write may carry.
 pub const PAYLOAD_BYTES_MAX: usize = 8 << 20;
+/// The longest frame.
+pub const FRAME_BYTES_MAX: usize = PRELUDE_BYTES + HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX;
+/// The longest frame that is read from a peer who has not shown its token yet: a hello, with room to grow.
+pub const HELLO_FRAME_BYTES_MAX: usize = 1 << 10;
 
 /// What a frame is about. A reply has the kind of its request and [`Flags::REPLY`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -173,6 +177,13 @@ pub enum FrameError {
     HeaderLength(u32),
     /// A payload longer than [`PAYLOAD_BYTES_MAX`].
     PayloadLength(u64),
+    /// A frame longer than this connection takes now; see `FrameBuffer::limit_frames`.
+    FrameLength {
+        /// Bytes of the frame.
+        bytes: usize,
+        /// Bytes that it may have.
+        limit: usize,
+    },
     /// Prelude or header are damaged.
     Checksum {
         /// What the frame says.
@@ -200,6 +211,9 @@ impl fmt::Display for FrameError {
                 write!(f, "frame header of {length} bytes: at most {HEADER_BYTES_MAX}, in multiples of {HEADER_ALIGN}")
             }
             Self::PayloadLength(length) => write!(f, "frame payload of {length} bytes: at most {PAYLOAD_BYTES_MAX}"),
+            Self::FrameLength { bytes, limit } => {
+                write!(f, "frame of {bytes} bytes where this connection takes at most {limit}")
+            }
             Self::Checksum { said, found } => {
                 write!(f, "frame header is damaged: checksum {found:#010x}, the frame says {said:#010x}")
             }

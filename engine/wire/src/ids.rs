@@ -24,14 +24,7 @@ macro_rules! id128 {
         impl $name {
             /// Reads the 32 hexadecimal digits that `Display` writes.
             pub fn from_hex(text: &str) -> Option<Self> {
-                if text.len() != 32 || !text.is_ascii() {
-                    return None;
-                }
-                let mut bytes = [0; 16];
-                for (i, byte) in bytes.iter_mut().enumerate() {
-                    *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-                }
-                Some(Self(bytes))
+                crate::hex::from_hex(text).map(Self)
             }
         }
     };
@@ -156,6 +149,7 @@ mod tests {
         assert_eq!(FileKey::from_hex(&key.to_string()), Some(key));
         assert_eq!(FileKey::from_hex("00"), None);
         assert_eq!(FileKey::from_hex(&"zz".repeat(16)), None);
+        assert_eq!(FileKey::from_hex(&"+1".repeat(16)), None);
         assert_eq!(FileKey::from_hex(&"é".repeat(16)), None);
     }
 

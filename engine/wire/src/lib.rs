@@ -5,6 +5,7 @@
 //! | `units` | sector, grain, page, block, and how they relate |
 //! | `ids` | newtype ids, the file key, the place |
 //! | `path` | a normal path in the namespace |
+//! | `hex` | the digits that ids and tokens are written in |
 //! | `frame` | the 32-byte prelude, its bounds and its checksum |
 //! | `codec` | messages to frames, bytes to frames; sans-I/O |
 //! | `status` | classes of failure, exit codes |
@@ -23,6 +24,7 @@ mod cluster;
 mod codec;
 mod data;
 mod frame;
+mod hex;
 mod ids;
 mod meta;
 mod path;
@@ -33,7 +35,8 @@ pub mod units;
 
 pub use capability::{Access, CAPABILITY_BYTES_MAX, MAC_BYTES, MacKey, Origin, Right, WriteType};
 pub use cluster::{
-    ClusterView, Counters, Heartbeat, HeartbeatReply, MountSecret, MountTraffic, Register, Registered, Task, Work,
+    ClusterView, Counters, DIRTY_FILES_MAX, Heartbeat, HeartbeatReply, MountSecret, MountTraffic, Register, Registered,
+    Task, Work,
 };
 pub use codec::{Encode, Encoder, FrameBuffer, Head, Message, Request};
 pub use data::{
@@ -42,8 +45,8 @@ pub use data::{
     TRANSFER_BYTES_MAX, Welcome, Write,
 };
 pub use frame::{
-    Flags, FrameError, HEADER_ALIGN, HEADER_BYTES_MAX, Kind, MAGIC, PAYLOAD_BYTES_MAX, PRELUDE_BYTES, PROTOCOL_VERSION,
-    Prelude,
+    FRAME_BYTES_MAX, Flags, FrameError, HEADER_ALIGN, HEADER_BYTES_MAX, HELLO_FRAME_BYTES_MAX, Kind, MAGIC,
+    PAYLOAD_BYTES_MAX, PRELUDE_BYTES, PROTOCOL_VERSION, Prelude,
 };
 pub use ids::{BlockId, ClientId, ClusterId, Epoch, FileKey, Handle, Incarnation, MountId, Place, Serial, WorkerId};
 pub use meta::{

@@ -4,13 +4,14 @@
 //! of one; many clients' batches ride in one entry of the log. An operation that changes something is deduplicated by
 //! client and serial, so a retry after a lost answer gets the answer of the first try.
 
-use crate::capability::WriteType;
+use crate::capability::{Hidden, WriteType};
 use crate::cluster::{Counters, MountTraffic};
 use crate::codec::Request;
 use crate::frame::Kind;
 use crate::ids::{ClusterId, Epoch, FileKey, Incarnation, MountId, Place, Serial, WorkerId};
 use crate::ring::Ring;
 use crate::status::Failure;
+use core::fmt;
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// The most operations in one batch.
@@ -40,7 +41,7 @@ impl Request for Batch {
 }
 
 /// What a client or a worker's agent asks of the namespace. Paths are namespace paths.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
     /// What is at a path. Gives [`Outcome::Info`].
@@ -175,6 +176,33 @@ impl Operation {
     }
 }
 
+/// By name and subject only: options of a mount are secrets, and its URI may hold one.
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (name, subject): (&str, &dyn fmt::Debug) = match self {
+            Self::Stat { path } => ("Stat", path),
+            Self::Open { path } => ("Open", path),
+            Self::Create { path, .. } => ("Create", path),
+            Self::Renew { file } => ("Renew", file),
+            Self::Complete { file, .. } => ("Complete", file),
+            Self::Abort { file } => ("Abort", file),
+            Self::Mkdir { path, .. } => ("Mkdir", path),
+            Self::Delete { path, .. } => ("Delete", path),
+            Self::Rename { from, to, .. } => return f.debug_tuple("Rename").field(from).field(to).finish(),
+            Self::MountAdd { path, .. } => ("MountAdd", path),
+            Self::MountRemove { path } => ("MountRemove", path),
+            Self::MountList => return f.write_str("MountList"),
+            Self::Cluster => return f.write_str("Cluster"),
+            Self::Ring { epoch } => ("Ring", epoch),
+            Self::StageStarted { file, .. } => ("StageStarted", file),
+            Self::PublishIntent { file, .. } => ("PublishIntent", file),
+            Self::PublishDone { file, .. } => ("PublishDone", file),
+            Self::PublishFailed { file } => ("PublishFailed", file),
+        };
+        f.debug_tuple(name).field(subject).finish()
+    }
+}
+
 /// What an operation gives.
 #[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -255,7 +283,7 @@ pub struct FileInfo {
 }
 
 /// A file opened for reading.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq)]
 pub struct Opened {
     /// What it is.
     pub info: FileInfo,
@@ -269,8 +297,20 @@ pub struct Opened {
     pub expires_ms: u64,
 }
 
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened")
+            .field("info", &self.info)
+            .field("place", &self.place)
+            .field("epoch", &self.epoch)
+            .field("capability", &Hidden(&self.capability))
+            .field("expires_ms", &self.expires_ms)
+            .finish()
+    }
+}
+
 /// A file created for writing.
-#[derive(Archive, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[derive(Archive, Serialize, Deserialize, Clone, PartialEq, Eq)]
 pub struct Created {
     /// Its key until it is persisted.
     pub file: FileKey,
@@ -286,6 +326,20 @@ pub struct Created {
     pub capability: Vec<u8>,
     /// When the writer lease ends unless renewed, in milliseconds from now.
     pub lease_ms: u32,
+}
+
+impl fmt::Debug for Created {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Created")
+            .field("file", &self.file)
+            .field("place", &self.place)
+            .field("epoch", &self.epoch)
+            .field("block_bytes", &self.block_bytes)
+            .field("write_type", &self.write_type)
+            .field("capability", &Hidden(&self.capability))
+            .field("lease_ms", &self.lease_ms)
+            .finish()
+    }
 }
 
 /// A mount, as users see it: no secret in it.
@@ -378,4 +432,35 @@ pub struct ListPage {
 impl Request for List {
     const KIND: Kind = Kind::List;
     type Reply = ListPage;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_of_a_mount_and_capabilities_never_print() {
+        let mount = Operation::MountAdd {
+            path: "/data".into(),
+            uri: "s3://me:hunter2@bucket".into(),
+            options: vec![("aws_secret_access_key".into(), "hunter2".into())],
+            read_only: false,
+            sync_interval_ms: None,
+        };
+        let batch = Batch { first: Serial(1), operations: vec![mount] };
+        let printed = format!("{batch:?}");
+        assert!(printed.contains("MountAdd(\"/data\")") && !printed.contains("hunter2"), "{printed}");
+
+        let created = Created {
+            file: FileKey([1; 16]),
+            place: Place(2),
+            epoch: Epoch(3),
+            block_bytes: 4,
+            write_type: WriteType::Through,
+            capability: vec![0xee; 9],
+            lease_ms: 5,
+        };
+        let printed = format!("{created:?}");
+        assert!(printed.contains("<9 bytes>") && !printed.contains("238"), "{printed}");
+    }
 }

@@ -10,6 +10,8 @@ use core::fmt;
 pub const PATH_BYTES_MAX: usize = 4096;
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 255;
+/// How much of a refused path or name is quoted.
+const SHOWN_CHARS_MAX: usize = 80;
 
 /// An absolute, normal path: `/`, or `/a/b` without a slash at its end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,13 +26,13 @@ impl NamespacePath {
     /// Normalises what a user wrote. Repeated slashes are one, a slash at the end is none.
     ///
     /// # Errors
-    /// `InvalidArgument` if it is not absolute or too long; `InvalidName` for a name with NUL or over the limit;
+    /// `InvalidArgument` if it is not absolute; `InvalidName` for a name with NUL, or a name or path over its limit;
     /// `EscapesMount` if `..` climbs above `/`.
     pub fn parse(text: &str) -> Result<Self, Failure> {
         if !text.starts_with('/') {
             return Err(Failure::new(
                 Status::InvalidArgument,
-                format!("{text:?} is not a namespace path: it must start with /"),
+                format!("{} is not a namespace path: it must start with /", Shown(text)),
             ));
         }
         let mut path = String::with_capacity(text.len());
@@ -40,7 +42,7 @@ impl NamespacePath {
                 ".." => {
                     let parent = path
                         .rfind('/')
-                        .ok_or_else(|| Failure::new(Status::EscapesMount, format!("{text:?} climbs above /")))?;
+                        .ok_or_else(|| Failure::new(Status::EscapesMount, format!("{} climbs above /", Shown(text))))?;
                     path.truncate(parent);
                 }
                 _ => {
@@ -89,7 +91,7 @@ impl NamespacePath {
     /// `InvalidName` if `name` is no name.
     pub fn join(&self, name: &str) -> Result<Self, Failure> {
         if name.is_empty() || name == "." || name == ".." || name.contains('/') {
-            return Err(Failure::new(Status::InvalidName, format!("{name:?} is not a name")));
+            return Err(Failure::new(Status::InvalidName, format!("{} is not a name", Shown(name))));
         }
         Self::parse(&format!("{}/{name}", self.prefix()))
     }
@@ -123,12 +125,24 @@ impl NamespacePath {
     }
 }
 
+/// Text as a refusal quotes it: escaped, and only its beginning, because it came from anyone and may be of any length.
+struct Shown<'a>(&'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.char_indices().nth(SHOWN_CHARS_MAX) {
+            Some((cut, _)) => write!(f, "{:?}…", &self.0[..cut]),
+            None => write!(f, "{:?}", self.0),
+        }
+    }
+}
+
 /// Judges one name.
 fn check_name(name: &str) -> Result<(), Failure> {
     if name.len() > NAME_BYTES_MAX {
         return Err(Failure::new(
             Status::InvalidName,
-            format!("a name has {} bytes, at most {NAME_BYTES_MAX} are allowed: {:.40}…", name.len(), name),
+            format!("a name has {} bytes, at most {NAME_BYTES_MAX} are allowed: {}", name.len(), Shown(name)),
         ));
     }
     if name.contains('\0') {
@@ -188,6 +202,18 @@ mod tests {
     }
 
     #[test]
+    fn refusals_quote_only_the_beginning() {
+        for text in [format!("x{}", "\u{1}".repeat(1 << 20)), format!("/../{}", "ü".repeat(1 << 20))] {
+            let refusal = NamespacePath::parse(&text).unwrap_err();
+            assert!(refusal.message.len() < 1_000, "{} bytes", refusal.message.len());
+        }
+        assert_eq!(
+            NamespacePath::parse("a\n").unwrap_err().message,
+            "\"a\\n\" is not a namespace path: it must start with /"
+        );
+    }
+
+    #[test]
     fn family() {
         let p = path("/data/a/b");
         assert_eq!(p.parent(), Some(path("/data/a")));
@@ -205,7 +231,7 @@ mod tests {
         #[test]
         fn parsing_is_idempotent_and_never_leaves_dots(text in "(/|\\.|[a-c]|ü){0,24}") {
             if let Ok(parsed) = NamespacePath::parse(&format!("/{text}")) {
-                prop_assert_eq!(NamespacePath::parse(parsed.as_str()).unwrap(), parsed.clone());
+                prop_assert_eq!(&NamespacePath::parse(parsed.as_str()).unwrap(), &parsed);
                 prop_assert!(parsed.names().all(|name| name != "." && name != ".."));
             }
         }

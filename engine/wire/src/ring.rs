@@ -77,8 +77,11 @@ impl Ring {
 }
 
 /// `hash * shards / 2^64`: even, and without a division.
+///
+/// The hash is of the complement, so that it has nothing in common with any worker's score: of `block` itself it would
+/// be that of worker 0, who wins the blocks that hash high, and all of them would go to its last shards.
 fn shard_of(block: u64, shards: u16) -> u16 {
-    ((u128::from(mix(block)) * u128::from(shards.max(1))) >> 64) as u16
+    ((u128::from(mix(!block)) * u128::from(shards.max(1))) >> 64) as u16
 }
 
 /// The finalizer of SplitMix64 (Steele, Lea and Flood 2014): every input bit reaches every output bit.
@@ -90,21 +93,30 @@ const fn mix(mut x: u64) -> u64 {
 
 /// `weight / -ln(u)` for u = hash scaled into (0, 1): the weighted rendezvous score.
 fn score(hash: u64, weight: u64) -> f64 {
-    // 53 random bits and a half keep u strictly inside (0, 1), so that the logarithm is finite and not zero.
-    let u = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
+    // 52 random bits and a half are exact in a double and keep u strictly inside (0, 1), so that the logarithm is
+    // finite and not zero. With 53 bits the half would round, in the end up to 1.
+    let u = ((hash >> 12) as f64 + 0.5) / (1_u64 << 52) as f64;
     weight.max(1) as f64 / -ln(u)
 }
 
-/// Natural logarithm by exponent and an atanh series, to about 1e-14: exact enough, and the same everywhere.
+/// The last power of the series: z is at most 0.172, so what is left out is below 0.172^22 = 2e-17.
+const LN_TERM_LAST: i32 = 21;
+
+/// Natural logarithm by exponent and an atanh series, to a relative 1e-15: exact enough, and the same everywhere.
 fn ln(x: f64) -> f64 {
     debug_assert!(x > 0.0 && x < 1.0);
     let bits = x.to_bits();
-    let exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
-    let mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    let mut exponent = ((bits >> 52) & 0x7ff) as i64 - 1023;
+    let mut mantissa = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
+    // Around 1, where scores are decided, exponent and series must not cancel: keep the mantissa near 1 from both sides.
+    if mantissa > core::f64::consts::SQRT_2 {
+        mantissa *= 0.5;
+        exponent += 1;
+    }
     let z = (mantissa - 1.0) / (mantissa + 1.0);
     let square = z * z;
     let mut sum = 0.0;
-    let mut k = 27;
+    let mut k = LN_TERM_LAST;
     while k >= 1 {
         sum = sum * square + 1.0 / f64::from(k);
         k -= 2;
@@ -139,8 +151,22 @@ mod tests {
     fn logarithm_is_close_to_the_library_s() {
         for i in 1..10_000 {
             let x = f64::from(i) / 10_000.0;
-            assert!((ln(x) - x.ln()).abs() < 1e-12, "{x}");
+            assert!((ln(x) / x.ln() - 1.0).abs() < 1e-14, "{x}");
         }
+        // The two ends of what `score` asks for.
+        for x in [0.5 / (1_u64 << 52) as f64, 1.0 - 0.5 / (1_u64 << 52) as f64, 1.0 - 1e-9] {
+            assert!((ln(x) / x.ln() - 1.0).abs() < 1e-14, "{x}");
+        }
+    }
+
+    #[test]
+    fn scores_are_finite_and_grow_with_hash_and_weight() {
+        let hashes = [0, 1 << 12, 1 << 32, 1 << 63, (1 << 63) + (1 << 12), u64::MAX - (1 << 12), u64::MAX];
+        for pair in hashes.windows(2) {
+            assert!(0.0 < score(pair[0], 1) && score(pair[0], 1) < score(pair[1], 1), "{pair:?}");
+        }
+        assert!(score(u64::MAX, u64::MAX).is_finite() && score(0, 0) > 0.0);
+        assert!(score(7, 2) > score(7, 1));
     }
 
     #[test]
@@ -150,7 +176,9 @@ mod tests {
             (0..8).map(|i| ring.owner(Place(0x1234_5678_9abc_def0), i).map(|o| (o.member, o.shard))).collect();
         assert_eq!(format!("{owners:?}"), GOLDEN_OWNERS);
     }
-    const GOLDEN_OWNERS: &str = "";
+    /// As an independent program computes them, with the logarithm of another library.
+    const GOLDEN_OWNERS: &str = "[Some((0, 1)), Some((2, 2)), Some((2, 1)), Some((2, 2)), \
+        Some((1, 1)), Some((2, 0)), Some((0, 1)), Some((2, 0))]";
 
     #[test]
     fn load_follows_weight_and_shards_are_even() {
@@ -165,6 +193,21 @@ mod tests {
             assert!((*found as f64 - f64::from(ideal)).abs() < 500.0, "{members:?}");
         }
         assert!(shards.iter().all(|n| (12_500..14_200).contains(n)), "{shards:?}");
+    }
+
+    /// Worker 0 once scored a block by the same hash that chose its shard, and so used its last shards only.
+    #[test]
+    fn shards_of_every_worker_are_even() {
+        let mut ring = ring(&[1; 8]);
+        for (i, member) in ring.members.iter_mut().enumerate() {
+            member.worker = WorkerId(i as u64);
+        }
+        let mut shards = [[0; 3]; 8];
+        for i in 0..48_000 {
+            let owner = ring.owner(Place(i), 0).unwrap();
+            shards[owner.member][usize::from(owner.shard)] += 1;
+        }
+        assert!(shards.as_flattened().iter().all(|n| (1_800..2_200).contains(n)), "{shards:?}");
     }
 
     #[test]

@@ -10,15 +10,7 @@ pub struct Token(pub [u8; 32]);
 impl Token {
     /// Reads the digits of a token file; white space around them is allowed.
     pub fn from_hex(text: &str) -> Option<Self> {
-        let text = text.trim();
-        if text.len() != 64 || !text.is_ascii() {
-            return None;
-        }
-        let mut bytes = [0; 32];
-        for (i, byte) in bytes.iter_mut().enumerate() {
-            *byte = u8::from_str_radix(&text[2 * i..2 * i + 2], 16).ok()?;
-        }
-        Some(Self(bytes))
+        crate::hex::from_hex(text.trim()).map(Self)
     }
 
     /// The digits, for the token file and nothing else.

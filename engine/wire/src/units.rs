@@ -41,6 +41,9 @@ pub const fn is_block_bytes(bytes: u32) -> bool {
 }
 
 /// How many blocks a file of `length` bytes has; an empty file has none.
+///
+/// # Panics
+/// If `block_bytes` is 0, as it is for a directory, which has no blocks to count.
 pub const fn block_count(length: u64, block_bytes: u32) -> u64 {
     length.div_ceil(block_bytes as u64)
 }
