@@ -117,7 +117,8 @@ mod tests {
         }
         let whole = std::fs::read(&path).unwrap();
         let mut stepped_back = 0;
-        for bit in 0..whole.len() * 8 {
+        let slots = [0, SLOT_STRIDE as usize].map(|at| at..at + SLOT_BYTES);
+        for bit in slots.into_iter().flatten().flat_map(|byte| byte * 8..byte * 8 + 8) {
             let mut bytes = whole.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             std::fs::write(&path, &bytes).unwrap();

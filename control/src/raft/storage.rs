@@ -142,3 +142,91 @@ fn entry_of(record: Record) -> io::Result<Entry> {
     };
     Ok(Entry { log_id: record.id.into(), payload })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    //! openraft's own suite for stores, over the log store and the applier.
+
+    use std::io::{Read, Write};
+
+    use openraft::StorageError;
+    use openraft::testing::log::{StoreBuilder, Suite};
+    use parking_lot::RwLock;
+    use tempfile::TempDir;
+
+    use super::super::applier::{Applied, Applier, Snapshots};
+    use super::super::config::Config;
+    use super::super::keeper::Pace;
+    use super::super::latch::Latch;
+    use super::super::machine::{Machine, Position, SnapshotWriter};
+    use super::super::snapshot::SnapshotDir;
+    use super::super::wal::WalLog;
+    use super::*;
+
+    /// Keeps every command.
+    #[derive(Default)]
+    struct Heap(Vec<u8>);
+
+    impl Machine for Heap {
+        type Reply = ();
+
+        fn apply(&mut self, _at: Position, command: &[u8]) {
+            self.0.extend(command);
+        }
+
+        fn snapshot(&self) -> SnapshotWriter {
+            let bytes = self.0.clone();
+            Box::new(move |out: &mut dyn Write| out.write_all(&bytes))
+        }
+
+        fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+            self.0.clear();
+            from.read_to_end(&mut self.0).map(drop)
+        }
+    }
+
+    struct Fresh;
+
+    impl StoreBuilder<Types, LogStorage<WalLog>, Applier<Heap>, TempDir> for Fresh {
+        async fn build(&self) -> Result<(TempDir, LogStorage<WalLog>, Applier<Heap>), StorageError<Types>> {
+            let dir = tempfile::tempdir().unwrap();
+            let latch = Arc::new(Latch::default());
+            let log = WalLog::open(dir.path(), &Config::default(), latch.clone()).unwrap();
+            let mut machine = Heap::default();
+            let (snapshots, head) = SnapshotDir::open(&dir.path().join("snapshots"), &mut machine).unwrap();
+            let applied = Arc::new(RwLock::new(Applied { machine, head }));
+            let snapshots = Arc::new(Snapshots::new(applied, snapshots, Pace::new(u64::MAX)));
+            Ok((dir, LogStorage::new(Arc::new(Mutex::new(log))), Applier::new(snapshots, latch)))
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_the_suite_of_openraft() {
+        Suite::test_all(Fresh).await.unwrap();
+    }
+
+    /// Every kind of entry comes back from its bytes; unknown ones are an error, not a panic.
+    #[test]
+    fn payloads_round_trip() {
+        let id = EntryId { term: 3, index: 9 };
+        let members = openraft::Membership::new_with_defaults(vec![[1, 2].into()], []);
+        let mut batch = super::super::batch::BatchBuilder::new(0);
+        batch.push(b"command");
+        for payload in [EntryPayload::Blank, EntryPayload::Normal(batch.finish(5)), EntryPayload::Membership(members)] {
+            let entry = Entry { log_id: id.into(), payload };
+            let record = record_of(&entry);
+            assert_eq!(entry_of(record.clone()).unwrap(), entry);
+            let payload = [&record.payload[..], b"x"].concat().into();
+            let longer = entry_of(Record { id, payload });
+            assert!(
+                longer.is_err()
+                    || matches!(longer.unwrap().payload, EntryPayload::Normal(batch) if batch.commands().is_err())
+            );
+        }
+        for unknown in [&b""[..], b"\x07", b"\x01\x00", b"\x02\xff\xff"] {
+            let record = Record { id, payload: Bytes::copy_from_slice(unknown) };
+            assert_eq!(entry_of(record).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        }
+    }
+}

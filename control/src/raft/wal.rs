@@ -241,7 +241,11 @@ impl LogStore for WalLog {
 
     fn truncate_after(&mut self, keep: Option<EntryId>, done: Done) -> io::Result<()> {
         self.latch.check()?;
-        let truncated = self.log.truncate(index_after(keep));
+        // raft-log wants the entry it keeps to be there; beyond the last there is nothing to drop.
+        let truncated = match index_after(keep) {
+            from if from < index_after(self.bounds().last) => self.log.truncate(from),
+            _ => self.log.append([]),
+        };
         let written = truncated.map_err(|error| self.latch.trip("truncate the log", error))?;
         self.flush(written, done)
     }
@@ -359,5 +363,180 @@ fn open_error(log_dir: &Path, error: io::Error) -> Error {
         WouldBlock => Error::InUse { path: log_dir.to_path_buf() },
         InvalidData | InvalidInput | Other | UnexpectedEof => Error::corrupt(log_dir, error.to_string()),
         _ => Error::io("open the log", log_dir)(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::sync::mpsc;
+
+    use super::*;
+
+    fn open(dir: &Path) -> Result<WalLog, Error> {
+        WalLog::open(dir, &Config::default(), Arc::new(Latch::default()))
+    }
+
+    fn record(index: u64) -> Record {
+        Record { id: EntryId { term: 2, index }, payload: vec![index as u8; 1 + index as usize * 3].into() }
+    }
+
+    /// Runs one write and waits for its fsync.
+    fn durably(log: &mut WalLog, write: impl FnOnce(&mut WalLog, Done) -> io::Result<()>) {
+        let (tell, told) = mpsc::channel();
+        write(log, Box::new(move |result| tell.send(result).unwrap())).unwrap();
+        told.recv().unwrap().unwrap();
+    }
+
+    fn append(log: &mut WalLog, indices: Range<u64>) {
+        durably(log, |log, done| log.append(&mut indices.map(record), done));
+    }
+
+    const BALLOT: Ballot = Ballot { term: 2, elected: true, member: 1 };
+
+    /// A log with a vote, ten entries, and a purge of the first three, all acknowledged.
+    fn acknowledged(dir: &Path) -> Vec<Record> {
+        let mut log = open(dir).unwrap();
+        durably(&mut log, |log, done| log.save_ballot(BALLOT, done));
+        append(&mut log, 0..1);
+        append(&mut log, 1..7);
+        durably(&mut log, |log, done| log.purge(record(2).id, done));
+        append(&mut log, 7..10);
+        log.read(0..u64::MAX).unwrap()
+    }
+
+    fn only_chunk(dir: &Path) -> PathBuf {
+        let [(0, path)] = &chunks_of(&dir.join("log")).unwrap()[..] else { panic!("one file from 0") };
+        path.clone()
+    }
+
+    /// What opening a log gave: everything acknowledged, or a refusal that left the file alone.
+    fn holds_or_refuses(dir: &Path, bytes: &[u8], acknowledged: &[Record]) -> bool {
+        let chunk = only_chunk(dir);
+        fs::write(&chunk, bytes).unwrap();
+        match open(dir) {
+            Ok(log) => {
+                assert_eq!(log.read(0..u64::MAX).unwrap(), acknowledged);
+                assert_eq!(log.ballot(), Some(BALLOT));
+                true
+            }
+            Err(Error::Corrupt { .. }) => {
+                assert!(fs::read(&chunk).unwrap() == bytes, "a refusal changes nothing");
+                false
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    #[test]
+    fn reopens_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = acknowledged(dir.path());
+        assert_eq!(records, (3..10).map(record).collect::<Vec<_>>());
+        for _ in 0..3 {
+            let log = open(dir.path()).unwrap();
+            assert_eq!(log.read(0..u64::MAX).unwrap(), records);
+            assert_eq!(log.read(5..7).unwrap(), records[2..4]);
+            assert_eq!(log.bounds(), Bounds { purged: Some(record(2).id), last: Some(record(9).id) });
+            assert_eq!(log.ballot(), Some(BALLOT));
+        }
+    }
+
+    /// Every single bit of an acknowledged log, flipped, is noticed before anything is dropped.
+    ///
+    /// Without the mark, a flip that makes a record seem longer than the file drops that record and
+    /// all after it; without the guarded length there are many more such flips.
+    #[test]
+    fn a_flipped_bit_never_drops_what_was_acknowledged() {
+        let dir = tempfile::tempdir().unwrap();
+        let records = acknowledged(dir.path());
+        let whole = fs::read(only_chunk(dir.path())).unwrap();
+        let mark = fs::read(dir.path().join("mark")).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(!holds_or_refuses(dir.path(), &bytes, &records), "bit {bit} went unnoticed");
+            assert_eq!(fs::read(dir.path().join("mark")).unwrap(), mark);
+        }
+        assert!(holds_or_refuses(dir.path(), &whole, &records));
+    }
+
+    /// A tail that was never acknowledged may be cut anywhere; one that was may not.
+    #[test]
+    fn a_torn_tail_is_dropped_only_beyond_the_mark() {
+        let dir = tempfile::tempdir().unwrap();
+        let before = acknowledged(dir.path());
+        let (chunk, mark) = (only_chunk(dir.path()), dir.path().join("mark"));
+        let (acknowledged_bytes, acknowledged_mark) =
+            (fs::metadata(&chunk).unwrap().len() as usize, fs::read(&mark).unwrap());
+        append(&mut open(dir.path()).unwrap(), 10..11);
+        let (whole, later_mark) = (fs::read(&chunk).unwrap(), fs::read(&mark).unwrap());
+        assert!(whole.len() > acknowledged_bytes + 30);
+        for cut in 0..whole.len() {
+            fs::write(&mark, &later_mark).unwrap();
+            assert!(!holds_or_refuses(dir.path(), &whole[..cut], &before), "cut at {cut}, acknowledged");
+            fs::write(&mark, &acknowledged_mark).unwrap();
+            let opened = holds_or_refuses(dir.path(), &whole[..cut], &before);
+            assert_eq!(opened, cut >= acknowledged_bytes, "cut at {cut}, not acknowledged");
+            // A torn tail makes raft-log go on in a new file.
+            for (start, path) in chunks_of(&dir.path().join("log")).unwrap() {
+                if start > 0 {
+                    fs::remove_file(path).unwrap();
+                }
+            }
+        }
+        // Zeros where data should be are what a lost write-back leaves; the same rule holds.
+        let mut zeroed = whole.clone();
+        zeroed[acknowledged_bytes..].fill(0);
+        fs::write(&mark, &later_mark).unwrap();
+        assert!(!holds_or_refuses(dir.path(), &zeroed, &before));
+        fs::write(&mark, &acknowledged_mark).unwrap();
+        assert!(holds_or_refuses(dir.path(), &zeroed, &before));
+    }
+
+    /// Truncation by a new leader lowers the end of the log, and the mark with it.
+    #[test]
+    fn truncated_entries_stay_away() {
+        let dir = tempfile::tempdir().unwrap();
+        acknowledged(dir.path());
+        let mut log = open(dir.path()).unwrap();
+        durably(&mut log, |log, done| log.truncate_after(Some(record(7).id), done));
+        drop(log);
+        let log = open(dir.path()).unwrap();
+        assert_eq!(log.bounds().last, Some(record(7).id));
+        assert_eq!(log.read(0..u64::MAX).unwrap().len(), 5);
+    }
+
+    /// Small files rotate; those wholly purged are removed; what is left opens.
+    #[test]
+    fn purged_files_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { chunk_bytes: 4 << 10, cache_bytes: 1, ..Config::default() };
+        let latch = Arc::new(Latch::default());
+        let mut log = WalLog::open(dir.path(), &config, latch.clone()).unwrap();
+        for index in 0..200 {
+            append(&mut log, index..index + 1);
+        }
+        let bytes_before = log.stats().bytes_on_disk;
+        durably(&mut log, |log, done| log.purge(record(190).id, done));
+        append(&mut log, 200..201);
+        assert!(log.stats().bytes_on_disk < bytes_before / 4, "{:?}", log.stats());
+        drop(log);
+        assert!(chunks_of(&dir.path().join("log")).unwrap()[0].0 > 0);
+        let log = WalLog::open(dir.path(), &config, latch).unwrap();
+        assert_eq!(log.read(0..u64::MAX).unwrap(), (191..201).map(record).collect::<Vec<_>>());
+    }
+
+    /// The stored form is a promise to logs already written: one entry as raft-log writes it.
+    #[test]
+    fn golden_record() {
+        let dir = tempfile::tempdir().unwrap();
+        append(&mut open(dir.path()).unwrap(), 0..1);
+        let bytes = fs::read(only_chunk(dir.path())).unwrap();
+        let mut golden = vec![0, 0, 0, 1];
+        golden.extend([0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0]);
+        golden.extend([0, 0, 0, 1, 0xff, 0xff, 0xff, 0xfe, 0]);
+        golden.extend(u64::from(crc32fast::hash(&golden)).to_be_bytes());
+        assert!(bytes.ends_with(&golden), "{bytes:?}");
     }
 }
