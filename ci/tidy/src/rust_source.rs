@@ -3,7 +3,8 @@
 //! The text is cut into tokens by `proc-macro2`, so a word in a comment or in a string is never
 //! taken for code. Nothing is expanded or resolved: `use std::{fs, time::Instant}` yields the paths
 //! `std::fs` and `std::time::Instant`, and a later `fs::read` yields `fs::read`. A rule that
-//! looks for a path therefore catches the import, whatever name is used afterwards.
+//! looks for a path therefore catches the import, whatever name is used afterwards. A crate imported
+//! alone, `use rand as r` or `extern crate rand`, yields `rand::self`, to tell it from a variable.
 
 use std::str::FromStr;
 
@@ -147,6 +148,9 @@ impl RustSource {
             }
             next += 3;
         }
+        if next == at + 1 && prefix.is_empty() && imports(&trees[..at]) {
+            name.push_str("::self");
+        }
         self.mention(&name, line, in_test);
         if is_punct(trees.get(next), '!') && matches!(trees.get(next + 1), Some(TokenTree::Group(_))) {
             let last = name.rsplit("::").next().unwrap_or_default().to_owned();
@@ -181,6 +185,16 @@ fn holds_only_tests(path: &str) -> bool {
     let mut components = path.split('/');
     let file = components.next_back();
     file == Some("tests.rs") || components.any(|folder| matches!(folder, "tests" | "benches"))
+}
+
+/// Whether what comes after `before` is the path of an import.
+fn imports(before: &[TokenTree]) -> bool {
+    let is_word = |tree: &TokenTree, word: &str| matches!(tree, TokenTree::Ident(ident) if ident == word);
+    match before {
+        [.., last] if is_word(last, "use") => true,
+        [.., first, last] => is_word(first, "extern") && is_word(last, "crate"),
+        _ => false,
+    }
 }
 
 fn push_segment(name: &mut String, segment: &str) {
@@ -234,6 +248,13 @@ mod tests {
     fn use_trees_yield_whole_paths() {
         let source = lex("use std::{fs::{self, File as F}, time::Instant, *};");
         assert_eq!(names(&source.mentions), ["use", "std::fs", "std::fs::File", "std::time::Instant"]);
+    }
+
+    #[test]
+    fn a_crate_imported_alone_is_told_from_a_variable() {
+        let source = lex("use a as b; extern crate c; fn f() { d; }");
+        let names = names(&source.mentions);
+        assert!(names.contains(&"a::self") && names.contains(&"c::self") && names.contains(&"d"));
     }
 
     #[test]

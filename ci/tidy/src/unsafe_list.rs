@@ -1,7 +1,8 @@
 //! Unsafe code stands in listed files only, so that a reviewer can read all of it.
 //!
 //! The compiler denies unsafe code except where a file allows it, and clippy wants a safety comment
-//! on every block; what is left to check is who may allow it.
+//! on every block; what is left to check is who may allow it. What a file allows holds for its child
+//! modules too, so a file that uses the word `unsafe` under a lenient parent is listed as well.
 
 use crate::finding::Finding;
 use crate::listing::Listing;
@@ -14,19 +15,18 @@ const LIST: &str = "ci/tidy/unsafe.txt";
 /// Crates that the compiler itself must hold to safe code, for good.
 const FORBIDDING: &[&str] = &["engine/wire/src/lib.rs"];
 
-/// Compares the files that allow unsafe code with the list.
+/// Compares the files that allow or hold unsafe code with the list.
 pub(crate) fn check(tree: &Tree, sources: &[RustSource]) -> Vec<Finding> {
     let (list, mut findings) = Listing::read(tree, LIST, CHECK);
     for source in sources {
-        let allowing = source.attributes.iter().find(|attribute| allows_unsafe(attribute));
-        if let Some(attribute) = allowing
+        if let Some((line, what)) = unsafety(source)
             && !list.contains(&source.path)
         {
             findings.push(Finding::at_line(
                 CHECK,
                 &source.path,
-                attribute.line,
-                format!("allows unsafe code: do without, or add the file to {LIST} with the reason"),
+                line,
+                format!("{what}: do without, or add the file to {LIST} with the reason"),
             ));
         }
         if FORBIDDING.contains(&source.path.as_str()) && !source.attributes.iter().any(forbids_unsafe) {
@@ -37,12 +37,17 @@ pub(crate) fn check(tree: &Tree, sources: &[RustSource]) -> Vec<Finding> {
             ));
         }
     }
-    findings.extend(
-        list.stale(|file| {
-            sources.iter().any(|source| source.path == file && source.attributes.iter().any(allows_unsafe))
-        }),
-    );
+    findings.extend(list.stale(|file| sources.iter().any(|source| source.path == file && unsafety(source).is_some())));
     findings
+}
+
+/// The first place where a file allows unsafe code or, if it never does, where it holds some.
+fn unsafety(source: &RustSource) -> Option<(usize, &'static str)> {
+    let allowing = source.attributes.iter().find(|attribute| allows_unsafe(attribute));
+    let holding = source.mentions.iter().find(|mention| mention.name == "unsafe");
+    allowing
+        .map(|attribute| (attribute.line, "allows unsafe code"))
+        .or_else(|| holding.map(|mention| (mention.line, "holds unsafe code")))
 }
 
 fn speaks_of_unsafe(attribute: &Attribute) -> bool {
@@ -76,6 +81,8 @@ mod tests {
             "#![allow(\n    unsafe_code, dead_code)]",
             "#[expect(unsafe_code)] fn f() {}",
             "#![cfg_attr(linux, allow(unsafe_code))]",
+            "fn f() { unsafe { g() } }",
+            "#[unsafe(no_mangle)] fn f() {}",
         ] {
             let list = (LIST, "a.rs # The kernel fills its pages.\n");
             assert_eq!(findings(&[("a.rs", leave), list]), []);
@@ -86,7 +93,7 @@ mod tests {
     #[test]
     fn a_line_whose_file_is_safe_again_or_gone_is_found() {
         let list = (LIST, "a.rs # One.\nb.rs # Two.\n");
-        let found = findings(&[("a.rs", "// allow(unsafe_code)\n"), list]);
+        let found = findings(&[("a.rs", "// allow(unsafe_code), unsafe {\n"), list]);
         assert_eq!(found, [(LIST.to_owned(), 1), (LIST.to_owned(), 2)]);
     }
 
