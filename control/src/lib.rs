@@ -1,1 +1,5 @@
 //! Under construction.
+
+pub mod raft;
+
+pub mod state;
