@@ -1,1 +1,55 @@
-//! Under construction.
+//! Under-stores of Citius: from a URI to a store that lists, reads and publishes.
+//!
+//! ```text
+//!  control plane: stat, list, delete, rename, settle        worker: read, stage, publish
+//!                 │                                                │  (shards: bridge, or descriptors)
+//!                 ▼                                                ▼
+//!  mount.rs ──▶ store.rs (the contract) ◀── bridge.rs (shards ▶ tokio)
+//!                 ▲          ▲         ▲
+//!             local/        s3/      memory.rs          read_only.rs wraps any of them
+//! ```
+//! | file | what |
+//! |---|---|
+//! | `mount.rs` | [`MountSpec`], [`open()`] and the registry of systems |
+//! | `store.rs` | [`UnderStore`]: the contract that all systems keep |
+//! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
+//! | `local/` | `file:`, our own, beneath one folder |
+//! | `s3/` | `s3://` |
+//! | `memory.rs` | `memory://`, for tests |
+//! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
+//! | `name_order.rs` | key order to name order in bounded memory |
+//! | `path.rs`, `secret.rs`, `traffic.rs`, `error.rs` | what all of them use |
+//! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
+
+mod bridge;
+mod error;
+mod local;
+#[cfg(feature = "testing")]
+mod memory;
+mod mount;
+mod name_order;
+mod path;
+mod read_only;
+mod s3;
+mod secret;
+mod staged;
+mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod traffic;
+
+pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
+pub use error::{Error, Result, Source};
+pub use local::LocalStore;
+#[cfg(feature = "testing")]
+pub use memory::MemoryStore;
+pub use mount::{MountSpec, open};
+pub use path::{COMPONENT_BYTES_MAX, PATH_BYTES_MAX, StorePath};
+pub use s3::S3Store;
+pub use secret::{Secret, redact};
+pub use staged::{FileId, PARTS_MAX, Part, Remnant, Settled, Staged, StagedBody, StagedRecord, Swept};
+pub use store::{
+    Capabilities, Compares, Condition, Depth, Entry, Kind, Landing, LocalReads, PAGE_ENTRIES_MAX, Page, Pages, Refusal,
+    Stat, TOKEN_BYTES_MAX, UnderStore, VersionToken,
+};
+pub use traffic::{Traffic, TrafficTotals};

@@ -1,0 +1,319 @@
+//! What can go wrong at an under-store, in words for the person who mounted it.
+//!
+//! Every message says what happened, why, and what to do next. No variant ever carries a secret: URIs are
+//! stored after [`crate::redact`], and option values are named, not shown.
+
+use std::io;
+
+/// The error below ours, kept for its text and its chain.
+pub type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// The result of every call of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why an under-store refused or failed.
+#[non_exhaustive]
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The URI names a system that this build cannot speak to.
+    #[error("cannot mount {uri}: the scheme \"{scheme}\" is unknown; use one of {known}")]
+    UnknownScheme {
+        /// The URI, redacted.
+        uri: String,
+        /// What stands before the colon.
+        scheme: String,
+        /// The schemes of this build.
+        known: String,
+    },
+    /// The URI has the right scheme and the wrong shape.
+    #[error("cannot mount {uri}: {reason}")]
+    InvalidUri {
+        /// The URI, redacted.
+        uri: String,
+        /// What is wrong, and the right shape.
+        reason: String,
+    },
+    /// No under-store of this scheme has such an option.
+    #[error("cannot mount {uri}: unknown option \"{option}\"; {advice}")]
+    UnknownOption {
+        /// The URI, redacted.
+        uri: String,
+        /// The option's name.
+        option: String,
+        /// The options that exist, or the one that was meant.
+        advice: String,
+    },
+    /// An option has a value that cannot work, or lacks its partner.
+    #[error("cannot mount {uri}: option \"{option}\": {reason}")]
+    InvalidOption {
+        /// The URI, redacted.
+        uri: String,
+        /// The option's name.
+        option: String,
+        /// Why, and what to set instead; never the value of a secret.
+        reason: String,
+    },
+    /// The bucket does not exist at the endpoint that was asked.
+    #[error("bucket \"{bucket}\" does not exist at {endpoint}; create it, or check its name and aws_endpoint")]
+    MissingBucket {
+        /// The bucket.
+        bucket: String,
+        /// The endpoint.
+        endpoint: String,
+    },
+    /// The mounted folder does not exist.
+    #[error("folder {path} does not exist on this machine; create it, or check the path")]
+    MissingFolder {
+        /// The folder.
+        path: String,
+    },
+    /// What was to be mounted is not a folder.
+    #[error("{path} is not a folder, so it cannot be mounted; mount the folder that holds it")]
+    NotAFolder {
+        /// The path.
+        path: String,
+    },
+    /// Nothing answers at the endpoint.
+    #[error("{endpoint} does not answer ({reason}); check that it runs, aws_endpoint and the network")]
+    Unreachable {
+        /// The endpoint.
+        endpoint: String,
+        /// What the connection said.
+        reason: String,
+    },
+    /// The store knows no such key, or the signature was made with another secret.
+    #[error("{endpoint} refused the keys ({reason}); check aws_access_key_id and aws_secret_access_key")]
+    WrongKeys {
+        /// The endpoint.
+        endpoint: String,
+        /// The store's own code.
+        reason: String,
+    },
+    /// No source of keys answered.
+    #[error(
+        "no keys for {endpoint} ({reason}); set aws_access_key_id and aws_secret_access_key, or aws_skip_signature=true for a public bucket"
+    )]
+    MissingKeys {
+        /// The endpoint.
+        endpoint: String,
+        /// Which sources were tried.
+        reason: String,
+    },
+    /// The bucket lives in another region than the one requests are signed for.
+    #[error("bucket \"{bucket}\" is not in region {region} ({reason}); set aws_region")]
+    WrongRegion {
+        /// The bucket.
+        bucket: String,
+        /// The region that was used.
+        region: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// The clocks of this machine and of the store differ by more than the store allows.
+    #[error("{endpoint} refused the time of this machine ({reason}); set the clock")]
+    ClockSkew {
+        /// The endpoint.
+        endpoint: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// The keys are good, and do not allow this.
+    #[error("{path}: the under-store denies access ({reason}); give these credentials the right, or use others")]
+    PermissionDenied {
+        /// The path.
+        path: String,
+        /// What the store said.
+        reason: String,
+    },
+    /// Nothing is there.
+    #[error("{path}: no such file or directory in the under-store")]
+    NotFound {
+        /// The path.
+        path: String,
+    },
+    /// Something is there already.
+    #[error("{path}: exists already; choose another name, or overwrite")]
+    AlreadyExists {
+        /// The path.
+        path: String,
+    },
+    /// A directory was asked for.
+    #[error("{path}: is not a directory")]
+    NotADirectory {
+        /// The path.
+        path: String,
+    },
+    /// A file was asked for.
+    #[error("{path}: is a directory")]
+    IsADirectory {
+        /// The path.
+        path: String,
+    },
+    /// The directory has entries.
+    #[error("{path}: the directory is not empty; delete its entries first, or delete recursively")]
+    NotEmpty {
+        /// The path.
+        path: String,
+    },
+    /// The store cannot hold this name, or we cannot show it.
+    #[error("{path:?}: cannot be named here: {reason}")]
+    Unnameable {
+        /// The path.
+        path: String,
+        /// The rule that it breaks.
+        reason: String,
+    },
+    /// A symbolic link leads out of the mounted folder.
+    #[error("{path}: a symbolic link leads out of the mounted folder; mount the folder it points to")]
+    EscapesMount {
+        /// The path.
+        path: String,
+    },
+    /// A socket, a pipe, a device or a dangling link.
+    #[error("{path}: is {what}, which cannot be read as a file")]
+    NotAFile {
+        /// The path.
+        path: String,
+        /// What it is.
+        what: &'static str,
+    },
+    /// The file is no longer the version that the reader was promised.
+    #[error("{path}: changed in the under-store since it was opened; open it again")]
+    VersionChanged {
+        /// The path.
+        path: String,
+    },
+    /// Somebody else changed the target between create and publish.
+    #[error("{path}: changed in the under-store since it was created here ({reason}); nothing was overwritten")]
+    Conflict {
+        /// The path.
+        path: String,
+        /// What was found instead.
+        reason: String,
+    },
+    /// The store sent another number of bytes than it promised.
+    #[error("{path}: the under-store sent {got} bytes where {expected} were due; try again")]
+    WrongLength {
+        /// The path.
+        path: String,
+        /// Bytes due.
+        expected: u64,
+        /// Bytes that came; at least this many when it was more.
+        got: u64,
+    },
+    /// The mount, or the file system under it, takes no writes.
+    #[error("{path}: the mount is read-only; mount it without the read-only option to write")]
+    ReadOnly {
+        /// The path.
+        path: String,
+    },
+    /// The store has no room.
+    #[error("{path}: no space left in the under-store; free some, or raise its quota")]
+    NoSpace {
+        /// The path.
+        path: String,
+    },
+    /// The store has no such operation.
+    #[error("{store} cannot {operation}")]
+    NotSupported {
+        /// The store.
+        store: String,
+        /// What was asked.
+        operation: &'static str,
+    },
+    /// A named bound is reached.
+    #[error("too many {what} at once (at most {limit}); try again shortly")]
+    Busy {
+        /// What there are too many of.
+        what: &'static str,
+        /// The bound.
+        limit: usize,
+    },
+    /// The call was given up when its time was over.
+    #[error("{path}: the under-store took longer than {seconds} s; check its health, then try again")]
+    TimedOut {
+        /// The path.
+        path: String,
+        /// The bound.
+        seconds: u64,
+    },
+    /// A staged write outlived the time in which it may be published.
+    #[error("{path}: was sealed too long ago to be published safely; seal it again")]
+    Expired {
+        /// The path.
+        path: String,
+    },
+    /// The staged bytes are gone or are not those that were sealed.
+    #[error("{path}: the staged write {file_id} is gone ({reason}); write the file again")]
+    StagedLost {
+        /// The path.
+        path: String,
+        /// The file's id, in hex.
+        file_id: String,
+        /// What was found.
+        reason: String,
+    },
+    /// A stored record cannot be read.
+    #[error("a staged record cannot be read: {reason}")]
+    BadRecord {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The job was dropped before it ran, because its runtime ended.
+    #[error("{path}: the fetch was cancelled")]
+    Cancelled {
+        /// The path.
+        path: String,
+    },
+    /// A call of the operating system failed.
+    #[error("{path}: {operation} failed: {source}")]
+    Io {
+        /// The path.
+        path: String,
+        /// What was being done.
+        operation: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The store failed in a way that has no name here.
+    #[error("{path}: the under-store failed: {source}")]
+    Store {
+        /// The path.
+        path: String,
+        /// What the store said.
+        source: Source,
+    },
+}
+
+impl Error {
+    /// Whether the thing asked for simply is not there.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::NotFound { .. })
+    }
+
+    /// Whether the same call may succeed later with nothing changed by the caller.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. }
+                | Self::TimedOut { .. }
+                | Self::Busy { .. }
+                | Self::WrongLength { .. }
+                | Self::Store { .. }
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transient_is_what_waiting_cures() {
+        let path = || "a".to_owned();
+        assert!(Error::TimedOut { path: path(), seconds: 1 }.is_transient());
+        assert!(!Error::NotFound { path: path() }.is_transient());
+        assert!(!Error::Conflict { path: path(), reason: String::new() }.is_transient());
+        assert!(Error::NotFound { path: path() }.is_not_found());
+    }
+}

@@ -1,0 +1,380 @@
+//! Writes to a local under-store: a temporary file, fsync, rename, fsync of the directory.
+//!
+//! Temporaries lie in the hidden folder `.citius-staging` in the mount's root, named by file id, so that they are
+//! found again without walking the tree; the folder is removed whenever it is empty. Where the target lies in
+//! another mounted file system below the mount, which a rename cannot cross, the temporary lies beside its target
+//! under the hidden name `.citius-staging-<id>`.
+//!
+//! Provable: the rename keeps inode and modification time, which the sealed record holds.
+
+use std::{
+    fs::File,
+    os::{fd::OwnedFd, unix::fs::FileExt},
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rustix::{
+    fs::{self, AtFlags, Mode, OFlags, RenameFlags},
+    io::Errno,
+};
+
+use super::{
+    Inner,
+    list::Names,
+    root::{STAGING, io_error, to_stat},
+};
+use crate::{
+    Condition, Error, FileId, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
+    VersionToken,
+};
+
+/// Bytes held before they are written, so that small writes do not each pay for a change of thread.
+const HELD_BYTES_MAX: usize = 1 << 20;
+/// Another process may remove the empty staging folder between our making it and using it.
+const CREATE_ATTEMPTS_MAX: usize = 64;
+
+/// The temporary's name in the mount's root.
+fn name_in_root(file_id: FileId) -> String {
+    format!("{STAGING}/{file_id}")
+}
+
+/// The temporary's name beside its target.
+fn name_beside(path: &StorePath, file_id: FileId) -> String {
+    let name = format!("{STAGING}-{file_id}");
+    match path.parent() {
+        Some(parent) if !parent.is_root() => format!("{parent}/{name}"),
+        _ => name,
+    }
+}
+
+/// A local write under way.
+pub(super) struct LocalStaged {
+    inner: Arc<Inner>,
+    path: StorePath,
+    file_id: FileId,
+    temp: String,
+    file: Arc<File>,
+    held: Vec<Bytes>,
+    held_bytes: usize,
+    len: u64,
+    sealed: Option<StagedRecord>,
+}
+
+impl LocalStaged {
+    /// Creates the temporary; the target's directory must exist.
+    pub(super) fn create(inner: &Arc<Inner>, path: StorePath, file_id: FileId) -> Result<Self> {
+        let parent = inner.root.open_parent(&path)?;
+        if inner.root.stat(&path).is_ok_and(|stat| !stat.is_file()) {
+            return Err(Error::IsADirectory { path: path.to_string() });
+        }
+        let in_root = inner.root.shares_mount_with(&parent);
+        let temp = if in_root { name_in_root(file_id) } else { name_beside(&path, file_id) };
+        let file = create_temp(inner, &temp, in_root).map_err(|errno| io_error(path.as_str(), "create", errno))?;
+        inner.staging.fetch_add(1, Relaxed);
+        let file = Arc::new(File::from(file));
+        Ok(Self {
+            inner: Arc::clone(inner),
+            path,
+            file_id,
+            temp,
+            file,
+            held: Vec::new(),
+            held_bytes: 0,
+            len: 0,
+            sealed: None,
+        })
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        let held = std::mem::take(&mut self.held);
+        let mut at = self.len - self.held_bytes as u64;
+        self.held_bytes = 0;
+        let (file, path) = (Arc::clone(&self.file), self.path.clone());
+        self.inner
+            .blocking(move |inner| {
+                for bytes in held {
+                    file.write_all_at(&bytes, at).map_err(|error| write_error(&path, error))?;
+                    at += bytes.len() as u64;
+                    inner.traffic.count_written(bytes.len() as u64);
+                }
+                Ok(())
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl Staged for LocalStaged {
+    fn begun(&self) -> StagedRecord {
+        self.sealed.clone().unwrap_or_else(|| StagedRecord::named(self.path.clone(), self.file_id))
+    }
+
+    async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        assert!(self.sealed.is_none(), "bytes after the seal would not be in the record");
+        self.len += bytes.len() as u64;
+        self.held_bytes += bytes.len();
+        self.held.push(bytes);
+        if self.held_bytes >= HELD_BYTES_MAX { self.flush().await } else { Ok(()) }
+    }
+
+    async fn seal(&mut self) -> Result<StagedRecord> {
+        if let Some(record) = &self.sealed {
+            return Ok(record.clone());
+        }
+        self.flush().await?;
+        let (file, path, len) = (Arc::clone(&self.file), self.path.clone(), self.len);
+        let (inode, mtime_ns) = self
+            .inner
+            .blocking(move |_| {
+                file.sync_all().map_err(|error| write_error(&path, error))?;
+                let stat = fs::fstat(&*file).map_err(|errno| io_error(path.as_str(), "stat", errno))?;
+                if stat.st_size as u64 != len {
+                    let got = stat.st_size as u64;
+                    return Err(Error::WrongLength { path: path.to_string(), expected: len, got });
+                }
+                Ok((stat.st_ino, mtime_ns(&stat)))
+            })
+            .await?;
+        let body = StagedBody::Temp { name: self.temp.clone(), inode, mtime_ns };
+        let record = StagedRecord { path: self.path.clone(), file_id: self.file_id, len, body };
+        Ok(self.sealed.insert(record).clone())
+    }
+
+    async fn publish(&mut self, condition: &Condition) -> Result<VersionToken> {
+        let record = self.seal().await?;
+        let condition = condition.clone();
+        self.inner.blocking(move |inner| publish(inner, &record, &condition)).await
+    }
+
+    async fn abandon(&mut self) -> Result<()> {
+        let temp = self.temp.clone();
+        self.inner.blocking(move |inner| remove_temp(inner, &temp)).await
+    }
+}
+
+impl Drop for LocalStaged {
+    fn drop(&mut self) {
+        // The last write of this process takes the empty folder away; where a temporary is left for
+        // `settle`, the kernel refuses and nothing happens.
+        if self.inner.staging.fetch_sub(1, Relaxed) == 1 {
+            remove_empty_folder(&self.inner);
+        }
+    }
+}
+
+fn create_temp(inner: &Inner, temp: &str, in_root: bool) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
+    for _ in 0..CREATE_ATTEMPTS_MAX {
+        match inner.root.resolve(temp, flags, Mode::from_raw_mode(0o666)) {
+            // Only its owner may look at what is not published yet.
+            Err(Errno::NOENT) if in_root => match fs::mkdirat(inner.root.dir(), STAGING, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno),
+            },
+            // An earlier attempt at the same file; ids are never reused, so its bytes are nobody's.
+            Err(Errno::EXIST) => {
+                unlink_temp(inner, temp)?;
+            }
+            other => return other,
+        }
+    }
+    Err(Errno::BUSY)
+}
+
+/// Publishes on behalf of another process, which may have left the folder behind.
+pub(super) fn publish_record(inner: &Inner, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
+    let token = publish(inner, record, condition)?;
+    remove_empty_folder(inner);
+    Ok(token)
+}
+
+/// Renames a sealed temporary to its path.
+fn publish(inner: &Inner, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
+    inner.traffic.count_request();
+    let path = record.path.as_str();
+    let StagedBody::Temp { name, .. } = &record.body else {
+        return Err(Error::BadRecord { reason: "it is not of a write to a local file system" });
+    };
+    let parent = inner.root.open_parent(&record.path)?;
+    let Some(temp) = stat_temp(inner, name, path)? else {
+        // Gone: either renamed by an earlier call whose answer was lost, or removed.
+        return match published(inner, record)? {
+            Some(token) => Ok(token),
+            None => Err(lost(record, "there is no temporary file")),
+        };
+    };
+    if !is_same(&temp, record) {
+        return Err(lost(record, "the temporary file is not as it was sealed"));
+    }
+    let target = fs::statat(&parent, record.path.name(), AtFlags::SYMLINK_NOFOLLOW).ok();
+    if let Some(target) = &target
+        && fs::FileType::from_raw_mode(target.st_mode) == fs::FileType::RegularFile
+        && *condition != Condition::MustNotExist
+    {
+        keep_mode(inner, name, target).map_err(|errno| io_error(path, "chmod", errno))?;
+    }
+    rename_checked(inner, (inner.root.dir(), name), (&parent, &record.path), condition)?;
+    fs::fsync(&parent).map_err(|errno| io_error(path, "fsync", errno))?;
+    let stat = fs::statat(&parent, record.path.name(), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| io_error(path, "stat", errno))?;
+    if !is_same(&stat, record) {
+        // Somebody replaced it in the moment since the rename: ours was published and is history.
+        return Err(Error::Conflict { path: path.to_owned(), reason: "it was replaced at once".into() });
+    }
+    Ok(to_stat(path, &stat)?.token)
+}
+
+/// Renames under a condition; "must not exist" is one step, "replaces" compares just before.
+pub(super) fn rename_checked(
+    inner: &Inner,
+    (from_dir, from): (&OwnedFd, &str),
+    (to_dir, to): (&OwnedFd, &StorePath),
+    condition: &Condition,
+) -> Result<()> {
+    let failed = |errno| io_error(to.as_str(), "rename", errno);
+    match condition {
+        Condition::Any => {}
+        Condition::MustNotExist => {
+            match fs::renameat_with(from_dir, from, to_dir, to.name(), RenameFlags::NOREPLACE) {
+                // NFS and some FUSE file systems have no such flag; then it is looked up just before.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    if fs::statat(to_dir, to.name(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+                        return Err(Error::AlreadyExists { path: to.to_string() });
+                    }
+                }
+                other => return other.map_err(failed),
+            }
+        }
+        Condition::Replaces(token) => {
+            let conflict = |reason: &str| Err(Error::Conflict { path: to.to_string(), reason: reason.to_owned() });
+            match inner.root.stat(to) {
+                Ok(stat) if stat.token == *token => {}
+                Ok(_) => return conflict("it is another version"),
+                Err(Error::NotFound { .. }) => return conflict("it is gone"),
+                Err(other) => return Err(other),
+            }
+        }
+    }
+    fs::renameat(from_dir, from, to_dir, to.name()).map_err(failed)
+}
+
+/// Removes the temporary, then looks whether the path holds this write.
+pub(super) fn settle(inner: &Inner, record: &StagedRecord) -> Result<Settled> {
+    match &record.body {
+        StagedBody::Temp { name, .. } => remove_temp(inner, name)?,
+        StagedBody::Named => {
+            remove_temp(inner, &name_in_root(record.file_id))?;
+            remove_temp(inner, &name_beside(&record.path, record.file_id))?;
+        }
+        _ => return Err(Error::BadRecord { reason: "it is not of a write to a local file system" }),
+    }
+    Ok(published(inner, record)?.map_or(Settled::Absent, Settled::Published))
+}
+
+/// The version at the record's path, if it is this write. A record that holds no inode proves nothing: it was
+/// never sealed, so it was never published.
+fn published(inner: &Inner, record: &StagedRecord) -> Result<Option<VersionToken>> {
+    let parent = match inner.root.open_parent(&record.path) {
+        Ok(parent) => parent,
+        Err(Error::NotFound { .. } | Error::NotADirectory { .. }) => return Ok(None),
+        Err(other) => return Err(other),
+    };
+    match fs::statat(&parent, record.path.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) if is_same(&stat, record) => {
+            // The rename may have been seen without having been made durable.
+            fs::fsync(&parent).map_err(|errno| io_error(record.path.as_str(), "fsync", errno))?;
+            Ok(Some(to_stat(record.path.as_str(), &stat)?.token))
+        }
+        Ok(_) | Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(io_error(record.path.as_str(), "stat", errno)),
+    }
+}
+
+/// Removes the temporaries of files that nobody knows any more. Only those in the mount's root are found; the
+/// ones beside their targets are in the records that name them.
+pub(super) fn sweep(inner: &Inner, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
+    let mut swept = Swept::default();
+    let folder = match inner.root.resolve(STAGING, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(Errno::NOENT) => return Ok(swept),
+        Err(errno) => return Err(io_error(STAGING, "open", errno)),
+    };
+    let names = Names::read(folder, STAGING)?;
+    for name in names.iter() {
+        let Some(file_id) = std::str::from_utf8(name).ok().and_then(FileId::from_hex) else { continue };
+        let Ok(stat) = fs::statat(names.dir(), name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        swept.seen += 1;
+        if dead(&Remnant::Temp { file_id, mtime_ms: mtime_ns(&stat) / 1_000_000 }) {
+            unlink_temp(inner, &name_in_root(file_id)).map_err(|errno| io_error(STAGING, "delete", errno))?;
+            swept.removed += 1;
+        }
+    }
+    remove_empty_folder(inner);
+    Ok(swept)
+}
+
+fn remove_temp(inner: &Inner, temp: &str) -> Result<()> {
+    unlink_temp(inner, temp).map_err(|errno| io_error(temp, "delete", errno))?;
+    remove_empty_folder(inner);
+    Ok(())
+}
+
+/// Unlinks a temporary if it is there. The directory is resolved beneath the mount, as everything is.
+fn unlink_temp(inner: &Inner, temp: &str) -> Result<(), Errno> {
+    let (dir, name) = temp.rsplit_once('/').unwrap_or((".", temp));
+    let dir = match inner.root.resolve(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+        Ok(dir) => dir,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    match fs::unlinkat(&dir, name, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn remove_empty_folder(inner: &Inner) {
+    // Not empty, not there, or not allowed: none of these matters to anybody.
+    let _ = fs::unlinkat(inner.root.dir(), STAGING, AtFlags::REMOVEDIR);
+}
+
+fn stat_temp(inner: &Inner, name: &str, path: &str) -> Result<Option<fs::Stat>> {
+    match inner.root.resolve(name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+        Ok(fd) => fs::fstat(&fd).map(Some).map_err(|errno| io_error(path, "stat", errno)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(io_error(path, "open", errno)),
+    }
+}
+
+/// A replaced file keeps its permission bits, as an editor would keep them.
+fn keep_mode(inner: &Inner, temp: &str, target: &fs::Stat) -> Result<(), Errno> {
+    let fd = inner.root.resolve(temp, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())?;
+    fs::fchmod(&fd, Mode::from_raw_mode(target.st_mode & 0o7777))
+}
+
+fn is_same(stat: &fs::Stat, record: &StagedRecord) -> bool {
+    match &record.body {
+        StagedBody::Temp { inode, mtime_ns: sealed_ns, .. } => {
+            stat.st_ino == *inode && stat.st_size as u64 == record.len && mtime_ns(stat) == *sealed_ns
+        }
+        _ => false,
+    }
+}
+
+fn mtime_ns(stat: &fs::Stat) -> i64 {
+    stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(stat.st_mtime_nsec as i64)
+}
+
+fn lost(record: &StagedRecord, reason: &str) -> Error {
+    let path = record.path.to_string();
+    Error::StagedLost { path, file_id: record.file_id.to_string(), reason: reason.to_owned() }
+}
+
+fn write_error(path: &StorePath, error: std::io::Error) -> Error {
+    match Errno::from_io_error(&error) {
+        Some(errno) => io_error(path.as_str(), "write", errno),
+        None => Error::Io { path: path.to_string(), operation: "write", source: error },
+    }
+}

@@ -1,0 +1,185 @@
+//! From what a user writes (`/data=s3://bucket`, options) to a store at work.
+//!
+//! The registry below is the only place that knows all systems; a new one is a line in it and a file of its own.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+
+use crate::{Error, Result, Secret, UnderStore, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown};
+
+/// What is to be mounted.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct MountSpec {
+    /// `s3://bucket/prefix`, `file:///folder`, or the absolute path of a folder.
+    pub uri: String,
+    /// Options by name, all treated as secrets.
+    pub options: BTreeMap<String, Secret>,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+impl MountSpec {
+    /// A writable mount without options.
+    pub fn new(uri: impl Into<String>) -> Self {
+        Self { uri: uri.into(), options: BTreeMap::new(), read_only: false }
+    }
+
+    /// Adds an option.
+    pub fn option(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
+        self.options.insert(name.into(), Secret::new(value));
+        self
+    }
+
+    /// The URI without what must not be shown.
+    pub fn redacted_uri(&self) -> String {
+        redact(&self.uri)
+    }
+
+    /// The options as they may be listed: values of all but a few known harmless ones are `***`.
+    pub fn redacted_options(&self) -> BTreeMap<String, String> {
+        self.options
+            .iter()
+            .map(|(name, value)| {
+                let shown = if is_shown(name) { redact(value.expose()) } else { value.to_string() };
+                (name.clone(), shown)
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for MountSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MountSpec")
+            .field("uri", &self.redacted_uri())
+            .field("options", &self.redacted_options())
+            .field("read_only", &self.read_only)
+            .finish()
+    }
+}
+
+/// One kind of under-store.
+struct System {
+    schemes: &'static [&'static str],
+    open: fn(&MountSpec) -> Result<Arc<dyn UnderStore>>,
+}
+
+/// Everything that can be mounted.
+const REGISTRY: &[System] = &[
+    System { schemes: &["file"], open: open_local },
+    System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open(&spec.uri, &spec.options)?)) },
+    #[cfg(feature = "testing")]
+    System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
+];
+
+/// Opens a store. Nothing is sent yet: call [`UnderStore::check`] next, which finds within seconds whether it works.
+/// Must be called inside a tokio runtime where the store is a network one.
+pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
+    let scheme = if spec.uri.starts_with('/') { "file" } else { scheme_of(spec)? };
+    let system = REGISTRY.iter().find(|system| system.schemes.contains(&scheme)).ok_or_else(|| {
+        Error::UnknownScheme { uri: spec.redacted_uri(), scheme: scheme.to_owned(), known: known_schemes() }
+    })?;
+    let store = (system.open)(spec)?;
+    Ok(if spec.read_only { Arc::new(ReadOnly::new(store)) } else { store })
+}
+
+fn known_schemes() -> String {
+    let schemes: Vec<_> = REGISTRY.iter().flat_map(|system| system.schemes).map(|name| format!("{name}:")).collect();
+    schemes.join(", ")
+}
+
+fn scheme_of(spec: &MountSpec) -> Result<&str> {
+    match spec.uri.split_once(':') {
+        Some((scheme, _)) if !scheme.is_empty() && !scheme.contains('/') => Ok(scheme),
+        _ => Err(Error::InvalidUri {
+            uri: spec.redacted_uri(),
+            reason: "it is neither an absolute path nor of the form scheme://…".into(),
+        }),
+    }
+}
+
+/// `file:///folder`, `file:/folder` or `/folder`. The path is taken as it is: `%20` is three characters, because
+/// that is what folders are really called.
+fn open_local(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
+    let invalid = |reason: &str| Error::InvalidUri { uri: spec.redacted_uri(), reason: reason.to_owned() };
+    let rest = spec.uri.strip_prefix("file:").unwrap_or(&spec.uri);
+    let folder = match rest.strip_prefix("//") {
+        Some(authority) if !authority.starts_with('/') => {
+            return Err(invalid("a host has no place in it; write file:///path/to/folder"));
+        }
+        Some(path) => path,
+        None => rest,
+    };
+    if folder.is_empty() {
+        return Err(invalid("no folder is named; write file:///path/to/folder"));
+    }
+    if let Some(option) = spec.options.keys().next() {
+        return Err(Error::UnknownOption {
+            uri: spec.redacted_uri(),
+            option: option.clone(),
+            advice: "folders take no options".into(),
+        });
+    }
+    Ok(Arc::new(LocalStore::open(PathBuf::from(folder))?))
+}
+
+/// The known name within two edits of `name`, for "did you mean".
+pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    const EDITS_MAX: usize = 2;
+    let name = name.to_ascii_lowercase();
+    known
+        .iter()
+        .copied()
+        .map(|other| (edits(&name, other), other))
+        .min()
+        .filter(|best| best.0 <= EDITS_MAX)
+        .map(|best| best.1)
+}
+
+/// Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.bytes().enumerate() {
+            let substitution = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substitution.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_schemes_and_shapes_are_told_apart() {
+        assert!(matches!(open(&MountSpec::new("gopher://x")), Err(Error::UnknownScheme { .. })));
+        for bad in ["", "relative/path", "file:", "file://", "file://host/x", "s3://"] {
+            assert!(matches!(open(&MountSpec::new(bad)), Err(Error::InvalidUri { .. })), "{bad}");
+        }
+        assert!(matches!(open(&MountSpec::new("file:///")), Ok(_)));
+        assert!(matches!(open(&MountSpec::new("/no/such/folder")), Err(Error::MissingFolder { .. })));
+        assert!(matches!(open(&MountSpec::new("/proc/version")), Err(Error::NotAFolder { .. })));
+        let odd = MountSpec::new("/").option("aws_region", "x");
+        assert!(matches!(open(&odd), Err(Error::UnknownOption { .. })));
+    }
+
+    #[test]
+    fn nothing_secret_is_printed() {
+        let spec = MountSpec::new("s3://key:hidden1@b")
+            .option("aws_secret_access_key", "hidden2")
+            .option("aws_endpoint", "http://u:hidden3@h:1/")
+            .option("aws_region", "shown");
+        let text = format!("{spec:?} {}", open(&spec).unwrap_err());
+        assert!(!text.contains("hidden") && text.contains("shown"), "{text}");
+    }
+
+    #[test]
+    fn the_nearest_name_is_near() {
+        assert_eq!(nearest("aws_regoin", &["aws_region", "aws_endpoint"]), Some("aws_region"));
+        assert_eq!(nearest("AWS_ENDPOINT", &["aws_region", "aws_endpoint"]), Some("aws_endpoint"));
+        assert_eq!(nearest("colour", &["aws_region"]), None);
+        assert_eq!((edits("kitten", "sitting"), edits("", "abc"), edits("a", "a")), (3, 3, 0));
+    }
+}

@@ -1,0 +1,276 @@
+//! Listings of a bucket: pages of keys and prefixes, brought into name order, markers taken out.
+//!
+//! A directory is a prefix under which there is a key, or a marker: an empty object whose key ends in a slash. The
+//! marker of the listed directory itself is no entry. Keys are asked for percent-encoded, so that one which XML cannot
+//! hold is a [`Refusal`] instead of the end of the list.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use futures::{StreamExt, stream};
+use http::Method;
+use serde::Deserialize;
+
+use super::{
+    Inner,
+    client::{Request, decode_key, time_ms},
+};
+use crate::{
+    Entry, Error, Page, Refusal, Result, Stat, StorePath, VersionToken,
+    name_order::{self, NameOrder},
+    path::check_component,
+    store::{Kind, PAGE_ENTRIES_MAX, Pages},
+};
+
+/// Keys of one answer.
+const KEYS_MAX: &str = "1000";
+const REFUSALS_HELD_MAX: usize = PAGE_ENTRIES_MAX;
+
+/// One page as S3 sends it.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct ListAnswer {
+    #[serde(default)]
+    contents: Vec<Contents>,
+    #[serde(default)]
+    common_prefixes: Vec<CommonPrefix>,
+    next_continuation_token: Option<String>,
+    #[serde(default)]
+    is_truncated: bool,
+    /// Absent when the server ignored the wish to have keys encoded.
+    encoding_type: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Contents {
+    key: String,
+    size: u64,
+    #[serde(default)]
+    last_modified: String,
+    #[serde(default, rename = "ETag")]
+    etag: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CommonPrefix {
+    prefix: String,
+}
+
+/// A key of a page: decoded, or why it cannot be shown.
+#[derive(Debug)]
+pub(super) struct Key {
+    pub(super) name: std::result::Result<String, String>,
+    /// None for a common prefix.
+    pub(super) object: Option<Object>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Object {
+    pub(super) len: u64,
+    pub(super) etag: String,
+    pub(super) mtime_ms: i64,
+}
+
+impl Inner {
+    /// One page of keys that begin with `prefix`, in the store's order, and where to go on.
+    pub(super) async fn keys(
+        &self,
+        prefix: &str,
+        delimited: bool,
+        count_max: &str,
+        from: Option<&str>,
+    ) -> Result<(Vec<Key>, Option<String>)> {
+        let mut query = vec![("encoding-type", "url"), ("list-type", "2"), ("max-keys", count_max), ("prefix", prefix)];
+        if delimited {
+            query.push(("delimiter", "/"));
+        }
+        if let Some(token) = from {
+            query.push(("continuation-token", token));
+        }
+        let request = Request { query: &query, ..Request::default() };
+        let answer = self.client.send(Method::GET, &request, true).await?;
+        if let Some(failure) = answer.failure() {
+            return Err(self.client.failed(prefix, &failure));
+        }
+        let page: ListAnswer = answer.document(prefix)?;
+        let encoded = page.encoding_type.as_deref() == Some("url");
+        let decode = |key: String| if encoded { decode_key(&key) } else { Ok(key) };
+        let objects = page.contents.into_iter().map(|found| Key {
+            name: decode(found.key),
+            object: Some(Object { len: found.size, etag: found.etag, mtime_ms: time_ms(&found.last_modified) }),
+        });
+        let prefixes = page.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
+        let mut keys: Vec<Key> = objects.chain(prefixes).collect();
+        // The two lists of a page are each in order; between them the order is ours to restore.
+        keys.sort_by(|a, b| name_of(a).cmp(name_of(b)));
+        let next = page.next_continuation_token.filter(|token| page.is_truncated && !token.is_empty());
+        if let (Some(next), Some(from)) = (&next, from)
+            && next == from
+        {
+            return Err(super::client::store_error(prefix, "the listing goes round in a circle"));
+        }
+        Ok((keys, next))
+    }
+
+    /// Whether there is anything under `dir_key`, which ends in a slash (or is empty: the bucket).
+    pub(super) async fn has_keys(&self, dir_key: &str) -> Result<bool> {
+        Ok(!self.keys(dir_key, false, "1", None).await?.0.is_empty())
+    }
+}
+
+fn name_of(key: &Key) -> &str {
+    match &key.name {
+        Ok(name) | Err(name) => name,
+    }
+}
+
+/// The version of an object is its etag, as the store spells it.
+pub(super) fn to_stat(path: &str, object: &Object) -> Result<Stat> {
+    let Object { len, etag, mtime_ms } = object;
+    if etag.trim_matches('"').is_empty() {
+        return Err(super::client::store_error(path, "the store gives this object no etag, so its versions are alike"));
+    }
+    Ok(Stat { kind: Kind::File, len: *len, token: VersionToken::new(etag.as_bytes())?, mtime_ms: *mtime_ms })
+}
+
+/// A listing under way.
+struct Walk {
+    inner: Arc<Inner>,
+    dir: StorePath,
+    /// Key of the directory, with its slash.
+    prefix: String,
+    order: NameOrder<Object>,
+    refused: VecDeque<Refusal>,
+    next: Next,
+    any: bool,
+}
+
+enum Next {
+    First,
+    From(String),
+    End,
+}
+
+/// The pages of a directory, in name order.
+pub(super) fn pages(inner: Arc<Inner>, dir: StorePath) -> Pages {
+    let state = match inner.dir_key(&dir) {
+        Ok(prefix) => Ok(Walk {
+            inner,
+            dir,
+            prefix,
+            order: NameOrder::new(),
+            refused: VecDeque::new(),
+            next: Next::First,
+            any: false,
+        }),
+        Err(error) => Err(error),
+    };
+    stream::try_unfold(Some(state), |state| async move {
+        let Some(state) = state else { return Ok(None) };
+        let mut walk = state?;
+        let page = walk.page().await?;
+        Ok(page.map(|page| (page, Some(Ok(walk)))))
+    })
+    .boxed()
+}
+
+impl Walk {
+    /// The next full page, or what is left.
+    async fn page(&mut self) -> Result<Option<Page>> {
+        while self.order.ready() < PAGE_ENTRIES_MAX && self.refused.len() < REFUSALS_HELD_MAX {
+            let from = match &self.next {
+                Next::First => None,
+                Next::From(token) => Some(token.clone()),
+                Next::End => break,
+            };
+            self.fetch(from.as_deref()).await?;
+        }
+        let mut page = Page::default();
+        while page.entries.len() < PAGE_ENTRIES_MAX
+            && let Some((name, entry)) = self.order.next()
+        {
+            let stat = match entry {
+                name_order::Entry::Dir => Ok(Stat::dir(0)),
+                name_order::Entry::Object(object) => to_stat(&name, &object),
+            };
+            match stat {
+                Ok(stat) => page.entries.push(Entry { name, stat }),
+                Err(_) => self.refuse(name, "the store gives it no etag"),
+            }
+        }
+        for name in self.order.take_shadowed() {
+            self.refuse(format!("{name}/"), "an object of the same name hides this directory");
+        }
+        let room = PAGE_ENTRIES_MAX - page.entries.len();
+        page.refused.extend(self.refused.drain(..room.min(self.refused.len())));
+        if page == Page::default() {
+            let ended = matches!(self.next, Next::End);
+            debug_assert!(ended && self.refused.is_empty(), "an empty page would end the stream early");
+            return Ok(None);
+        }
+        Ok(Some(page))
+    }
+
+    async fn fetch(&mut self, from: Option<&str>) -> Result<()> {
+        let (keys, next) = self.inner.keys(&self.prefix, true, KEYS_MAX, from).await?;
+        self.any |= !keys.is_empty();
+        if !self.any && next.is_none() && !self.dir.is_root() {
+            return Err(self.nothing_there().await);
+        }
+        for key in keys {
+            self.take(key);
+        }
+        for name in self.order.open_questions() {
+            let is_dir = self.inner.has_keys(&format!("{}{name}/", self.prefix)).await?;
+            self.order.answer(name, is_dir);
+        }
+        self.next = match next {
+            Some(token) => Next::From(token),
+            None => {
+                self.order.finish();
+                Next::End
+            }
+        };
+        Ok(())
+    }
+
+    /// Nothing lies under the prefix: it is a file, or nothing at all.
+    async fn nothing_there(&self) -> Error {
+        match self.inner.stat(&self.dir).await {
+            Ok(stat) if stat.is_file() => Error::NotADirectory { path: self.dir.to_string() },
+            Ok(_) | Err(Error::NotFound { .. }) => Error::NotFound { path: self.dir.to_string() },
+            Err(other) => other,
+        }
+    }
+
+    fn take(&mut self, key: Key) {
+        let name = match key.name {
+            Ok(name) => name,
+            Err(lossy) => return self.refuse(lossy, "the key is not UTF-8"),
+        };
+        let Some(name) = name.strip_prefix(&self.prefix) else {
+            return self.refuse(name, "the store listed a key that was not asked for");
+        };
+        if name.is_empty() {
+            return;
+        }
+        let bare = name.strip_suffix('/').unwrap_or(name);
+        if let Err(reason) = check_component(bare) {
+            return self.refuse(name.to_owned(), reason);
+        }
+        if bare.contains(|c: char| c.is_ascii_control()) {
+            return self.refuse(name.escape_debug().to_string(), "the name contains a control character");
+        }
+        match key.object {
+            // A marker also appears as an object where the delimiter is not applied to it.
+            Some(_) if name.ends_with('/') => self.order.push(bare.to_owned(), name_order::Entry::Dir),
+            Some(object) => self.order.push(bare.to_owned(), name_order::Entry::Object(object)),
+            None => self.order.push(bare.to_owned(), name_order::Entry::Dir),
+        }
+    }
+
+    fn refuse(&mut self, name: String, reason: &'static str) {
+        self.refused.push_back(Refusal { name, reason });
+    }
+}

@@ -1,0 +1,542 @@
+//! `s3://` under-stores: Amazon S3, and whatever speaks its protocol.
+//!
+//! A version is the etag. Reads carry it as If-Match, so that no byte of another version is returned; the etag of
+//! the answer is compared as well, for servers that ignore the condition. A directory is a prefix with keys under it,
+//! or a marker `dir/`; where an object and a prefix share a name, the object is served.
+//!
+//! # What conditional requests do (measured against SeaweedFS 4.48)
+//! | request | condition | SeaweedFS 4.48 |
+//! |---|---|---|
+//! | GET | If-Match other etag | 412 |
+//! | PUT | If-None-Match: *, object exists | 412 |
+//! | PUT | If-Match other etag, or no object | 412 |
+//! | CompleteMultipartUpload | If-None-Match: * / If-Match | 412, the upload stays and is aborted by us |
+//! | CopyObject | If-None-Match: * | 412 |
+//! | DELETE | If-Match other etag | 412 |
+//!
+//! Amazon S3 documents the same (404 for If-Match without an object, 409 when two conditional writes race). A store that
+//! ignores conditions would overwrite silently, so a multipart publication also looks at the target just before;
+//! `Capabilities` say `Atomically` because that is the protocol's promise, not a probe of this server.
+//! SeaweedFS lists in name order where Amazon S3 lists in key order, collapses `a//b` to `a/b`, replaces control
+//! characters in continuation tokens, and for a while keeps showing a directory whose last object was deleted; the
+//! listing copes with all four.
+//!
+//! - `connect.rs` reads URI and options; `client.rs` signs raw requests; `list.rs` lists; `write.rs` stages,
+//!   publishes, settles and sweeps.
+
+mod client;
+mod connect;
+mod list;
+mod write;
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use http::Method;
+use object_store::{
+    GetOptions, GetRange, ObjectStore,
+    aws::AmazonS3,
+    client::{HttpError, HttpErrorKind},
+    path::Path,
+};
+
+pub(crate) use self::connect::open;
+use self::{
+    client::{Client, Request, chain, encode_path, store_error},
+    list::{Object, to_stat},
+};
+use crate::{
+    Capabilities, Condition, Depth, Error, FileId, Landing, Part, Remnant, Result, Settled, Staged, StagedRecord, Stat,
+    StorePath, Swept, Traffic, UnderStore, VersionToken,
+    store::{Compares, Pages},
+};
+
+/// How long [`UnderStore::check`] may take.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a key.
+const KEY_BYTES_MAX: usize = 1024;
+/// Bytes that one CopyObject may copy; more would need a multipart copy.
+const COPY_BYTES_MAX: u64 = 5 << 30;
+/// Copies of one directory rename at once.
+const COPIES_IN_FLIGHT_MAX: usize = 8;
+/// Name of the metadata that says which write of Citius an object is.
+const FILE_ID_HEADER: &str = "x-amz-meta-citius-file";
+
+/// A bucket, or a prefix of one.
+#[derive(Debug)]
+pub struct S3Store {
+    inner: Arc<Inner>,
+}
+
+/// What listings and staged writes share with the store.
+#[derive(Debug)]
+struct Inner {
+    uri: String,
+    objects: AmazonS3,
+    client: Client,
+    /// The mounted prefix, without slashes at its ends.
+    prefix: String,
+    traffic: Arc<Traffic>,
+}
+
+/// What HEAD says of an object.
+#[derive(Debug)]
+struct Head {
+    object: Object,
+    file_id: Option<FileId>,
+}
+
+impl S3Store {
+    fn new(uri: String, objects: AmazonS3, client: Client, prefix: String, traffic: Arc<Traffic>) -> Self {
+        Self { inner: Arc::new(Inner { uri, objects, client, prefix, traffic }) }
+    }
+}
+
+impl Inner {
+    /// The key of a path.
+    fn key(&self, path: &StorePath) -> Result<String> {
+        let refuse = |reason: &str| Error::Unnameable { path: path.to_string(), reason: reason.to_owned() };
+        if path.as_str().contains(|c: char| c.is_ascii_control()) {
+            return Err(refuse("object stores hold no names with control characters"));
+        }
+        let key = match (self.prefix.as_str(), path.as_str()) {
+            (prefix, "") => prefix.to_owned(),
+            ("", path) => path.to_owned(),
+            (prefix, path) => format!("{prefix}/{path}"),
+        };
+        if key.len() > KEY_BYTES_MAX {
+            return Err(refuse("the key, with the mounted prefix, is longer than 1,024 bytes"));
+        }
+        Ok(key)
+    }
+
+    /// The key of a directory's marker, which is also the prefix of what is in it; empty for a whole bucket.
+    fn dir_key(&self, path: &StorePath) -> Result<String> {
+        let mut key = self.key(path)?;
+        if !key.is_empty() {
+            key.push('/');
+        }
+        Ok(key)
+    }
+
+    /// The key of a path that is an object, never the root.
+    fn object_key(&self, path: &StorePath) -> Result<String> {
+        if path.is_root() {
+            return Err(Error::IsADirectory { path: "/".into() });
+        }
+        self.key(path)
+    }
+
+    async fn head(&self, path: &StorePath) -> Result<Head> {
+        let key = self.object_key(path)?;
+        let request = Request { key: &key, ..Request::default() };
+        let answer = self.client.send(Method::HEAD, &request, true).await?;
+        if let Some(failure) = answer.failure() {
+            return Err(self.client.failed(path.as_str(), &failure));
+        }
+        let len = answer.header("content-length").and_then(|len| len.parse().ok());
+        let mtime = answer.header("last-modified").and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
+        let object = Object {
+            len: len.ok_or_else(|| store_error(path.as_str(), "the store gives no length"))?,
+            etag: answer.header("etag").unwrap_or_default().to_owned(),
+            mtime_ms: mtime.map_or(0, |time| time.timestamp_millis()),
+        };
+        Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
+    }
+
+    async fn stat(&self, path: &StorePath) -> Result<Stat> {
+        if path.is_root() {
+            return Ok(Stat::dir(0));
+        }
+        match self.head(path).await {
+            Ok(head) => return to_stat(path.as_str(), &head.object),
+            Err(Error::NotFound { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        if self.has_keys(&self.dir_key(path)?).await? {
+            Ok(Stat::dir(0))
+        } else {
+            Err(Error::NotFound { path: path.to_string() })
+        }
+    }
+
+    /// The error that `object_store` means, for requests that it makes.
+    fn objects_error(&self, path: &StorePath, error: object_store::Error) -> Error {
+        let shown = path.to_string();
+        match error {
+            object_store::Error::NotFound { .. } => Error::NotFound { path: shown },
+            object_store::Error::PermissionDenied { source, .. } => {
+                Error::PermissionDenied { path: shown, reason: chain(&*source) }
+            }
+            object_store::Error::Unauthenticated { source, .. } => {
+                Error::WrongKeys { endpoint: self.client.endpoint.clone(), reason: chain(&*source) }
+            }
+            object_store::Error::InvalidPath { source } => {
+                Error::Unnameable { path: shown, reason: source.to_string() }
+            }
+            other => match connection_failure(&other) {
+                Some(reason) => Error::Unreachable { endpoint: self.client.endpoint.clone(), reason },
+                None => store_error(path.as_str(), other),
+            },
+        }
+    }
+
+    async fn delete_key(&self, key: &str, if_match: Option<&str>) -> Result<()> {
+        let headers: &[_] = match &if_match {
+            Some(etag) => &[("if-match", *etag)],
+            None => &[],
+        };
+        let request = Request { key, headers, ..Request::default() };
+        let answer = self.client.send(Method::DELETE, &request, true).await?;
+        match answer.failure() {
+            None => Ok(()),
+            Some(failure) if failure.status == 404 && failure.code != "NoSuchBucket" => Ok(()),
+            Some(failure) if failure.status == 412 => {
+                Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() })
+            }
+            Some(failure) => Err(self.client.failed(key, &failure)),
+        }
+    }
+
+    /// Copies one object, only if it still has this etag, and proves by a HEAD that the copy is whole.
+    async fn copy(&self, from_key: &str, object: &Object, to_key: &str, create_only: bool) -> Result<Object> {
+        if object.len > COPY_BYTES_MAX {
+            let operation = "rename objects of more than 5 GiB yet; copy it through Citius and delete it";
+            return Err(Error::NotSupported { store: self.uri.clone(), operation });
+        }
+        let source = format!("{}/{}", self.client.bucket, encode_path(from_key));
+        let mut headers =
+            vec![("x-amz-copy-source", source.as_str()), ("x-amz-copy-source-if-match", object.etag.as_str())];
+        if create_only {
+            headers.push(("if-none-match", "*"));
+        }
+        let request = Request { key: to_key, headers: &headers, ..Request::default() };
+        let answer = self.client.send(Method::PUT, &request, true).await?;
+        if let Some(failure) = answer.failure() {
+            return Err(match failure.status.as_u16() {
+                412 if create_only => Error::AlreadyExists { path: to_key.to_owned() },
+                412 => Error::VersionChanged { path: from_key.to_owned() },
+                _ => self.client.failed(from_key, &failure),
+            });
+        }
+        let request = Request { key: to_key, ..Request::default() };
+        let answer = self.client.send(Method::HEAD, &request, true).await?;
+        if let Some(failure) = answer.failure() {
+            return Err(self.client.failed(to_key, &failure));
+        }
+        let len = answer.header("content-length").and_then(|len| len.parse().ok()).unwrap_or(0);
+        if len != object.len {
+            return Err(Error::WrongLength { path: to_key.to_owned(), expected: object.len, got: len });
+        }
+        let etag = answer.header("etag").unwrap_or_default().to_owned();
+        let whole = |etag: &str| !etag.contains('-');
+        // Etags without parts are digests of the content, on both sides; then they must be equal.
+        if whole(&etag) && whole(&object.etag) && etag != object.etag && !etag.is_empty() {
+            return Err(store_error(to_key, "the copy has another digest than its source"));
+        }
+        let mtime = answer.header("last-modified").and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
+        Ok(Object { len, etag, mtime_ms: mtime.map_or(0, |time| time.timestamp_millis()) })
+    }
+
+    async fn rename_file(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
+        let source = self.head(from).await?.object;
+        match (condition, self.stat(to).await) {
+            (_, Ok(stat)) if !stat.is_file() => return Err(Error::IsADirectory { path: to.to_string() }),
+            (Condition::MustNotExist, Ok(_)) => return Err(Error::AlreadyExists { path: to.to_string() }),
+            (Condition::Replaces(token), Ok(stat)) if stat.token != *token => {
+                return Err(Error::Conflict { path: to.to_string(), reason: "it is another version".into() });
+            }
+            (Condition::Replaces(_), Err(Error::NotFound { .. })) => {
+                return Err(Error::Conflict { path: to.to_string(), reason: "it is gone".into() });
+            }
+            (_, Ok(_) | Err(Error::NotFound { .. })) => {}
+            (_, Err(other)) => return Err(other),
+        }
+        let (from_key, to_key) = (self.object_key(from)?, self.object_key(to)?);
+        let copied = self.copy(&from_key, &source, &to_key, *condition == Condition::MustNotExist).await?;
+        // Only the version that was copied is deleted: what replaced it since is nobody's to remove.
+        self.delete_key(&from_key, Some(&source.etag)).await?;
+        to_stat(to.as_str(), &copied)
+    }
+
+    /// Copies everything, then deletes what was copied. A failure before the end leaves the source whole.
+    async fn rename_dir(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
+        if *condition != Condition::Any && !self.stat(to).await.is_err_and(|error| error.is_not_found()) {
+            return Err(Error::AlreadyExists { path: to.to_string() });
+        }
+        let (from_key, to_key) = (self.dir_key(from)?, self.dir_key(to)?);
+        let mut next = None;
+        let mut deletions = Vec::new();
+        loop {
+            let (keys, more) = self.keys(&from_key, false, "1000", next.as_deref()).await?;
+            let copies = keys.into_iter().map(|found| {
+                let (from_key, to_key) = (&from_key, &to_key);
+                async move {
+                    let key = found.name.map_err(|name| Error::Unnameable {
+                        path: name,
+                        reason: "its key is not UTF-8, so it cannot be moved; rename it with the store's own tools"
+                            .into(),
+                    })?;
+                    let object = found.object.ok_or_else(|| store_error(&key, "an undelimited list has a prefix"))?;
+                    let rest = key.strip_prefix(from_key).ok_or_else(|| store_error(&key, "it was not asked for"))?;
+                    let target = format!("{to_key}{rest}");
+                    if key.ends_with('/') {
+                        self.put_marker(&target).await?;
+                    } else {
+                        self.copy(&key, &object, &target, false).await?;
+                    }
+                    Ok::<_, Error>((key, object.etag))
+                }
+            });
+            let copied: Vec<_> = stream::iter(copies).buffer_unordered(COPIES_IN_FLIGHT_MAX).try_collect().await?;
+            deletions.extend(copied);
+            match more {
+                Some(token) => next = Some(token),
+                None => break,
+            }
+        }
+        let delete = |(key, etag): (String, String)| async move {
+            let is_marker = key.ends_with('/');
+            self.delete_key(&key, (!is_marker).then_some(etag.as_str())).await
+        };
+        stream::iter(deletions.into_iter().map(delete))
+            .buffer_unordered(COPIES_IN_FLIGHT_MAX)
+            .try_collect::<Vec<()>>()
+            .await?;
+        Ok(Stat::dir(0))
+    }
+
+    async fn put_marker(&self, key: &str) -> Result<()> {
+        debug_assert!(key.ends_with('/'));
+        let request =
+            Request { key, headers: &[("content-type", "application/x-directory")], body: Bytes::new(), query: &[] };
+        let answer = self.client.send(Method::PUT, &request, true).await?;
+        answer.failure().map_or(Ok(()), |failure| Err(self.client.failed(key, &failure)))
+    }
+
+    async fn delete_tree(&self, dir_key: &str) -> Result<()> {
+        // Each round lists from the start what is left, so a failed round is simply run again; it ends because every
+        // round deletes what it listed.
+        loop {
+            let (keys, more) = self.keys(dir_key, false, "1000", None).await?;
+            let deletions = keys.into_iter().map(|found| async move {
+                match found.name {
+                    Ok(key) => self.delete_key(&key, None).await,
+                    Err(name) => Err(Error::Unnameable {
+                        path: name,
+                        reason: "its key is not UTF-8; delete it with the store's own tools".into(),
+                    }),
+                }
+            });
+            stream::iter(deletions).buffer_unordered(COPIES_IN_FLIGHT_MAX).try_collect::<Vec<()>>().await?;
+            if more.is_none() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl UnderStore for S3Store {
+    fn uri(&self) -> &str {
+        &self.inner.uri
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            create_only: Compares::Atomically,
+            replace: Compares::Atomically,
+            native_rename: false,
+            real_directories: false,
+            shared_upload: true,
+            descriptors: false,
+            control_characters: false,
+        }
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    async fn check(&self) -> Result<()> {
+        let inner = &self.inner;
+        let prefix = inner.dir_key(&StorePath::root())?;
+        let listing = async {
+            let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", prefix.as_str())];
+            let request = Request { query: &query, ..Request::default() };
+            let answer = inner.client.send(Method::GET, &request, true).await?;
+            match answer.failure() {
+                None => Ok(()),
+                Some(failure) if failure.status == 404 => Err(Error::MissingBucket {
+                    bucket: inner.client.bucket.clone(),
+                    endpoint: inner.client.endpoint.clone(),
+                }),
+                Some(failure) => Err(inner.client.failed(&inner.uri, &failure)),
+            }
+        };
+        match tokio::time::timeout(CHECK_TIMEOUT, listing).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::Unreachable {
+                endpoint: inner.client.endpoint.clone(),
+                reason: format!("no answer within {} s", CHECK_TIMEOUT.as_secs()),
+            }),
+        }
+    }
+
+    async fn stat(&self, path: &StorePath) -> Result<Stat> {
+        self.inner.stat(path).await
+    }
+
+    fn list(&self, dir: &StorePath) -> Pages {
+        list::pages(Arc::clone(&self.inner), dir.clone())
+    }
+
+    async fn read(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        range: Range<u64>,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let changed = || Error::VersionChanged { path: path.to_string() };
+        let key = Path::parse(inner.object_key(path)?).map_err(|error| inner.objects_error(path, error.into()))?;
+        if range.is_empty() {
+            // There is no such thing as an empty range request; the version is still looked at.
+            let now = inner.stat(path).await?;
+            return if now.token == *token { Ok(()) } else { Err(changed()) };
+        }
+        let etag = std::str::from_utf8(token.as_bytes()).map_err(|_| changed())?;
+        let options = GetOptions {
+            if_match: Some(etag.to_owned()),
+            range: Some(GetRange::Bounded(range.clone())),
+            ..GetOptions::default()
+        };
+        let result = inner.objects.get_opts(&key, options).await.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => changed(),
+            other => inner.objects_error(path, other),
+        })?;
+        if result.meta.e_tag.as_deref() != Some(etag) {
+            return Err(changed());
+        }
+        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: range.end - range.start, got };
+        if result.range != range {
+            return Err(wrong_length(result.range.end.saturating_sub(result.range.start)));
+        }
+        let mut offset = range.start;
+        let mut chunks = result.into_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| inner.objects_error(path, error))?;
+            let end = offset + chunk.len() as u64;
+            if end > range.end {
+                return Err(wrong_length(end - range.start));
+            }
+            landing.land(offset, &chunk);
+            inner.traffic.count_read(chunk.len() as u64);
+            offset = end;
+        }
+        if offset == range.end { Ok(()) } else { Err(wrong_length(offset - range.start)) }
+    }
+
+    async fn mkdir(&self, path: &StorePath) -> Result<()> {
+        match self.inner.stat(path).await {
+            Ok(_) => Err(Error::AlreadyExists { path: path.to_string() }),
+            Err(Error::NotFound { .. }) => self.inner.put_marker(&self.inner.dir_key(path)?).await,
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn delete_file(&self, path: &StorePath) -> Result<()> {
+        // S3 deletes what is not there without a word, so it is looked for first.
+        let stat = self.inner.stat(path).await?;
+        if !stat.is_file() {
+            return Err(Error::IsADirectory { path: path.to_string() });
+        }
+        self.inner.delete_key(&self.inner.object_key(path)?, None).await
+    }
+
+    async fn delete_dir(&self, path: &StorePath, depth: Depth) -> Result<()> {
+        if path.is_root() {
+            let reason = "it is the root of the mount, which is neither made, moved nor deleted".to_owned();
+            return Err(Error::Unnameable { path: "/".into(), reason });
+        }
+        let stat = self.inner.stat(path).await?;
+        if stat.is_file() {
+            return Err(Error::NotADirectory { path: path.to_string() });
+        }
+        let dir_key = self.inner.dir_key(path)?;
+        let (keys, _) = self.inner.keys(&dir_key, false, "2", None).await?;
+        let only_marker = keys.iter().all(|found| found.name.as_ref() == Ok(&dir_key));
+        match depth {
+            Depth::Empty if !only_marker => Err(Error::NotEmpty { path: path.to_string() }),
+            Depth::Empty => self.inner.delete_key(&dir_key, None).await,
+            Depth::Recursive => self.inner.delete_tree(&dir_key).await,
+        }
+    }
+
+    async fn rename(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
+        if from != to && from.contains(to) {
+            let reason = "a directory cannot be moved into itself".to_owned();
+            return Err(Error::Unnameable { path: to.to_string(), reason });
+        }
+        let stat = self.inner.stat(from).await?;
+        if from == to {
+            return Ok(stat);
+        }
+        if stat.is_file() {
+            self.inner.rename_file(from, to, condition).await
+        } else {
+            self.inner.rename_dir(from, to, condition).await
+        }
+    }
+
+    async fn stage(&self, path: &StorePath, file_id: FileId, len_hint: Option<u64>) -> Result<Box<dyn Staged>> {
+        Ok(Box::new(write::S3Staged::new(&self.inner, path.clone(), file_id, len_hint)?))
+    }
+
+    async fn put_part(&self, record: &StagedRecord, number: u32, bytes: Vec<Bytes>) -> Result<Part> {
+        self.inner.put_part(record, number, bytes).await
+    }
+
+    async fn publish(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
+        self.inner.publish_upload(record, condition).await
+    }
+
+    async fn settle(&self, record: &StagedRecord) -> Result<Settled> {
+        self.inner.settle(record).await
+    }
+
+    async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
+        self.inner.sweep(dead).await
+    }
+}
+
+#[cfg(feature = "testing")]
+impl S3Store {
+    /// Creates the bucket of the mount, for tests that bring their own server.
+    pub(crate) async fn create_bucket(&self) -> Result<()> {
+        let client = &self.inner.client;
+        let answer = client.send(Method::PUT, &Request::default(), true).await?;
+        match answer.failure() {
+            None => Ok(()),
+            Some(failure) if failure.code == "BucketAlreadyOwnedByYou" => Ok(()),
+            Some(failure) => Err(client.failed(&self.inner.uri, &failure)),
+        }
+    }
+}
+
+/// What the connection said, if the request failed for want of one.
+fn connection_failure(error: &object_store::Error) -> Option<String> {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = source {
+        if let Some(http) = error.downcast_ref::<HttpError>() {
+            let lost =
+                matches!(http.kind(), HttpErrorKind::Connect | HttpErrorKind::Timeout | HttpErrorKind::Interrupted);
+            return lost.then(|| chain(http));
+        }
+        source = error.source();
+    }
+    None
+}

@@ -1,0 +1,121 @@
+//! Values that must never be shown: keys, tokens, passwords.
+//!
+//! A [`Secret`] is wiped when it is dropped, and prints as `***`. [`redact`] takes the user name and
+//! password out of a URI before it reaches an error, a log line or a listing.
+
+use std::fmt;
+
+use zeroize::Zeroizing;
+
+/// A string that is wiped on drop and never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Takes a value into keeping.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(Zeroizing::new(value.into()))
+    }
+
+    /// The value, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Parts of option names whose values may be shown. What is on no list is a secret, so that an option
+/// added later by a library cannot leak by being forgotten here.
+const SHOWN: &[&str] = &[
+    "aws_region",
+    "region",
+    "aws_default_region",
+    "aws_endpoint",
+    "aws_endpoint_url",
+    "endpoint",
+    "endpoint_url",
+    "aws_allow_http",
+    "allow_http",
+    "aws_bucket",
+    "bucket",
+    "aws_skip_signature",
+    "skip_signature",
+    "aws_virtual_hosted_style_request",
+    "virtual_hosted_style_request",
+    "aws_unsigned_payload",
+    "unsigned_payload",
+    "aws_checksum_algorithm",
+    "checksum_algorithm",
+    "aws_conditional_put",
+    "conditional_put",
+    "aws_role_arn",
+    "role_arn",
+    "timeout",
+    "connect_timeout",
+    "read_timeout",
+    "pool_max_idle_per_host",
+    "pool_idle_timeout",
+];
+
+/// Whether the value of this option may appear in a listing.
+pub(crate) fn is_shown(option: &str) -> bool {
+    SHOWN.contains(&option.to_ascii_lowercase().as_str())
+}
+
+/// The URI without the user name, password, query and fragment that it may carry.
+pub fn redact(uri: &str) -> String {
+    let end = uri.find(['?', '#']).unwrap_or(uri.len());
+    // A plain path may hold these characters in names, and holds no secrets.
+    let Some((scheme, rest)) = uri.split_once("://") else {
+        return uri.to_owned();
+    };
+    if scheme == "file" {
+        return uri.to_owned();
+    }
+    let rest = &rest[..end.saturating_sub(scheme.len() + 3).min(rest.len())];
+    let authority_end = rest.find('/').unwrap_or(rest.len());
+    match rest[..authority_end].rfind('@') {
+        Some(at) => format!("{scheme}://***@{}", &rest[at + 1..]),
+        None => format!("{scheme}://{rest}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_prints_nothing_of_itself() {
+        let secret = Secret::new("hunter2");
+        assert_eq!(format!("{secret} {secret:?} {:#?}", Some(&secret)).matches("hunter2").count(), 0);
+        assert_eq!(secret.expose(), "hunter2");
+    }
+
+    #[test]
+    fn redacted_uris_keep_what_identifies_and_lose_what_opens() {
+        assert_eq!(redact("s3://key:pass@bucket/p"), "s3://***@bucket/p");
+        assert_eq!(redact("s3://bucket/p?token=abc#x"), "s3://bucket/p");
+        assert_eq!(redact("s3://bucket"), "s3://bucket");
+        assert_eq!(redact("/home/a@b/c#1?"), "/home/a@b/c#1?");
+        assert_eq!(redact("file:///a#1?b"), "file:///a#1?b");
+    }
+
+    #[test]
+    fn unknown_options_are_taken_for_secrets() {
+        assert!(is_shown("aws_region"));
+        assert!(!is_shown("aws_secret_access_key"));
+        assert!(!is_shown("aws_access_key_id"));
+        assert!(!is_shown("something_new"));
+    }
+}

@@ -1,0 +1,45 @@
+//! The contract of every under-store, on real ones: a folder, memory, and an S3 server.
+
+use std::sync::Arc;
+
+use citius_understore::{
+    LocalStore, MemoryStore, UnderStore,
+    testing::{Report, Server, conformance},
+};
+
+/// Points that the suite has; a suite that lost some would still pass.
+const POINTS: usize = 42;
+
+async fn hold(store: Arc<dyn UnderStore>, skips: &[&str]) {
+    let report: Report = conformance(store).await;
+    println!("{report}");
+    assert_eq!(report.failures().count(), 0, "{report}");
+    let skipped: Vec<_> = report.skipped().map(|point| point.name).collect();
+    assert_eq!(skipped, skips, "{report}");
+    assert_eq!(report.passed() + skips.len(), POINTS);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn memory() {
+    hold(Arc::new(MemoryStore::new("memory://conformance")), &["descriptors_show_one_version"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(folder.path().to_owned()).unwrap();
+    hold(Arc::new(store), &["shared_upload", "one_replacer_wins"]).await;
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let hidden: Vec<_> = left.iter().filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(hidden.is_empty(), "temporaries are left: {hidden:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_bucket_and_prefix() {
+    let server = Server::s3().await.unwrap();
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold(store, &["descriptors_show_one_version"]).await;
+    }
+}
