@@ -1,0 +1,79 @@
+//! Pinning, and the CPU time of a process.
+
+#![allow(unsafe_code)]
+
+use anyhow::{Context as _, Result};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::time::Duration;
+
+/// Which core the server runs on, and which the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cores {
+    /// Index of the server's.
+    pub(crate) server: usize,
+    /// Index of the client's; the same where there is only one.
+    pub(crate) client: usize,
+}
+
+impl Cores {
+    /// The first and the last of those that this process may use: the two least likely to be threads of one core.
+    pub(crate) fn choose() -> Result<Self> {
+        let allowed = sched_getaffinity(None).context("asking which cores may be used")?;
+        let mut cores = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core));
+        let server = cores.next().context("no core may be used")?;
+        Ok(Self { server, client: cores.next_back().unwrap_or(server) })
+    }
+}
+
+/// Keeps the calling thread, and those that it starts from now on, on one core.
+pub(crate) fn pin(core: usize) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(core);
+    sched_setaffinity(None, &set).with_context(|| format!("pinning to core {core}"))
+}
+
+/// CPU time that all threads of a process used so far, those that ended included, in nanoseconds' resolution: the
+/// times in /proc come in ticks of 10 ms.
+pub(crate) fn process_time(process: u32) -> Result<Duration> {
+    let mut clock = 0;
+    // SAFETY: the call writes one clock id to the place that it is given.
+    let code = unsafe { libc::clock_getcpuclockid(process as libc::pid_t, &raw mut clock) };
+    if code != 0 {
+        return Err(std::io::Error::from_raw_os_error(code)).context("finding the CPU clock of a process");
+    }
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the call writes one timespec to the place that it is given.
+    if unsafe { libc::clock_gettime(clock, &raw mut time) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("reading the CPU clock of a process");
+    }
+    Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_time_of_this_process_grows_with_work() {
+        let before = process_time(std::process::id()).unwrap();
+        let mut sum = 0_u64;
+        while process_time(std::process::id()).unwrap() < before + Duration::from_millis(2) {
+            sum = std::hint::black_box(sum.wrapping_mul(3) + 1);
+        }
+        // One more than the kernel's highest process id.
+        assert!(process_time(1 << 22).is_err());
+    }
+
+    #[test]
+    fn a_thread_stays_where_it_is_pinned() {
+        let cores = Cores::choose().unwrap();
+        std::thread::spawn(move || {
+            pin(cores.client).unwrap();
+            assert_eq!(rustix::thread::sched_getcpu(), cores.client);
+            let only = sched_getaffinity(None).unwrap();
+            assert_eq!((only.count(), only.is_set(cores.client)), (1, true));
+        })
+        .join()
+        .unwrap();
+    }
+}
