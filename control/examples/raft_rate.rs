@@ -43,8 +43,8 @@ impl Machine for Counter {
     }
 }
 
-/// Commands a second of `callers` that each wait for their reply; and commands an entry.
-async fn proposals(raft: &Raft<Counter>, callers: usize) -> (f64, f64) {
+/// Commands a second of `callers` that each wait for their reply; commands an entry; and a sync.
+async fn proposals(raft: &Raft<Counter>, callers: usize) -> (f64, f64, f64) {
     let before = raft.metrics();
     let start = Instant::now();
     let tasks: Vec<_> = (0..callers)
@@ -65,8 +65,10 @@ async fn proposals(raft: &Raft<Counter>, callers: usize) -> (f64, f64) {
     for task in tasks {
         total += task.await.unwrap();
     }
-    let entries = raft.metrics().next_index - before.next_index;
-    (total as f64 / start.elapsed().as_secs_f64(), total as f64 / entries as f64)
+    let after = raft.metrics();
+    let entries = after.next_index - before.next_index;
+    let syncs = after.syncs - before.syncs;
+    (total as f64 / start.elapsed().as_secs_f64(), total as f64 / entries as f64, total as f64 / syncs as f64)
 }
 
 /// Commands a second of one caller that sends batches of `batch`.
@@ -80,7 +82,7 @@ async fn batches(raft: &Raft<Counter>, batch: usize) -> f64 {
 }
 
 fn raw_log(log: &mut RawLog, batch: usize) -> f64 {
-    let command = vec![7; COMMAND_BYTES];
+    let command = [7; COMMAND_BYTES];
     let (start, mut total) = (Instant::now(), 0);
     while start.elapsed() < ROUND {
         log.append((0..batch).map(|_| &command[..])).unwrap();
@@ -117,9 +119,9 @@ fn main() {
     let raft = runtime.block_on(Raft::open(dir.path().join("raft"), Config::default(), Counter::default())).unwrap();
     let mut raw = RawLog::open(&dir.path().join("raw"), &Config::default()).unwrap();
 
-    let mut columns: [Vec<f64>; 5] = Default::default();
+    let mut columns: [Vec<f64>; 6] = Default::default();
     for round in 0..rounds {
-        let (proposed, per_entry) = runtime.block_on(async {
+        let (proposed, per_entry, per_sync) = runtime.block_on(async {
             let raft = raft.clone();
             tokio::spawn(async move { proposals(&raft, callers).await }).await.unwrap()
         });
@@ -129,20 +131,33 @@ fn main() {
             raw_log(&mut raw, callers),
             bare_file(dir.path(), callers),
             per_entry,
+            per_sync,
         ];
         println!(
-            "round {round}: propose {:.0}/s ({:.1} an entry), batch {:.0}/s, raw log {:.0}/s, bare file {:.0}/s",
-            row[0], row[4], row[1], row[2], row[3]
+            "round {round}: propose {:.0}/s ({:.1} an entry, {:.1} a sync), batch {:.0}/s, raw log {:.0}/s, bare file {:.0}/s",
+            row[0], row[4], row[5], row[1], row[2], row[3]
         );
         for (column, value) in columns.iter_mut().zip(row) {
             column.push(value);
         }
     }
-    let [propose, batch, raw_log, bare_file, _] = columns.map(median);
+    let [propose, batch, raw_log, bare_file, ..] = columns.map(median);
     println!(
         "medians: propose {propose:.0}/s = {:.2} of the raw log; batch {batch:.0}/s = {:.2}; raw log {raw_log:.0}/s; bare file {bare_file:.0}/s",
         propose / raw_log,
         batch / raw_log
     );
+    let metrics = raft.metrics();
+    runtime.block_on(raft.shutdown());
+    let start = Instant::now();
+    let open = Raft::open(dir.path().join("raft"), Config::default(), Counter::default());
+    let raft = runtime.block_on(open).unwrap();
+    let since_snapshot = metrics.next_index - metrics.snapshot_next_index;
+    println!("reopened in {:?}, with {since_snapshot} entries since the snapshot", start.elapsed());
+    runtime.block_on(raft.shutdown());
+    let start = Instant::now();
+    let open = Raft::open(dir.path().join("empty"), Config::default(), Counter::default());
+    let raft = runtime.block_on(open).unwrap();
+    println!("an empty log opened in {:?}", start.elapsed());
     runtime.block_on(raft.shutdown());
 }

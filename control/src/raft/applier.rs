@@ -50,7 +50,7 @@ impl<M: Machine> Snapshots<M> {
             let applied = self.applied.read();
             (applied.head.clone(), applied.machine.snapshot())
         };
-        self.dir.write(head.clone(), body)?;
+        self.dir.write(&head, body)?;
         *self.taken.lock() = Some(head);
         Ok(())
     }

@@ -10,9 +10,11 @@ pub(crate) const PROPOSALS_PER_ENTRY_MAX: usize = 1024;
 pub(crate) const ENTRY_BYTES_TARGET: usize = 1 << 20;
 /// The largest entry: one batch of one caller may fill it alone.
 pub(crate) const ENTRY_BYTES_MAX: usize = 16 << 20;
-/// Entries on their way to disk at once: one is synced while the next is gathered.
+/// Entries on their way to disk at once: one is synced while the next is gathered. With 64 callers
+/// on a disk that syncs in 0.3 ms, commands a second as a share of the raw log's (raft_rate): 0.46
+/// with one, 0.75 with two, 0.62 with eight, whose entries are small.
 pub(crate) const ENTRIES_IN_FLIGHT_MAX: usize = 2;
-/// How long opening may take after the replay, before it is called a failure.
+/// How long opening may go without applying anything before it is called a failure.
 pub(crate) const READY_WAIT: Duration = Duration::from_secs(30);
 /// The only member's id.
 pub(crate) const MEMBER_ID: u64 = 1;

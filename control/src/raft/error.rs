@@ -64,7 +64,7 @@ pub enum Error {
         bytes_max: usize,
     },
     /// The log did not come up in time.
-    #[error("the log in {} was not ready within {waited_ms} ms", path.display())]
+    #[error("the log in {} did not get ready: nothing happened for {waited_ms} ms", path.display())]
     NotReady {
         /// The log's folder.
         path: PathBuf,

@@ -86,7 +86,7 @@ impl<M: Machine> Raft<M> {
         std::thread::Builder::new()
             .name("citius-raft".to_string())
             .spawn(move || {
-                run(&path, config, machine, stopped, tell);
+                run(&path, &config, machine, stopped, tell);
                 tell_stopped.send_replace(true);
             })
             .map_err(Error::io("start a thread for the log in", &dir))?;
@@ -133,7 +133,7 @@ impl<M: Machine> Raft<M> {
     }
 
     /// Reads the state. Commands wait while `read` runs, so it should be short; it must not
-    /// propose or wait for anything.
+    /// propose, read again, or wait for anything.
     ///
     /// What it sees is linearizable if [`Raft::read_lease`] said so at any time after the request
     /// came in.
@@ -202,7 +202,7 @@ fn check_size(commands: impl Iterator<Item = usize>) -> Result<()> {
 /// before it is answered; on one thread that is a queue, across threads each would be a wake-up.
 fn run<M: Machine>(
     dir: &Path,
-    config: Config,
+    config: &Config,
     machine: M,
     stopped: watch::Receiver<bool>,
     tell: oneshot::Sender<Result<Raft<M>>>,
@@ -212,7 +212,7 @@ fn run<M: Machine>(
         Err(error) => return drop(tell.send(Err(Error::io("start a runtime for the log in", dir)(error)))),
     };
     runtime.block_on(async {
-        match start(dir, &config, machine, stopped).await {
+        match start(dir, config, machine, stopped).await {
             Err(error) => drop(tell.send(Err(error))),
             Ok((core, raft, proposer)) => {
                 let shared = raft.shared.clone();
@@ -260,7 +260,7 @@ async fn start<M: Machine>(
     )
     .await
     .map_err(|fatal| faults.fatal(&fatal))?;
-    lead(&core, config, &faults).await?;
+    lead(&core, config, &faults, &snapshots.applied).await?;
     tokio::spawn(keeper::keep(core.clone(), snapshots.clone(), config.snapshot_log_bytes));
 
     let (queue, queued) = mpsc::channel(PROPOSALS_QUEUED_MAX);
@@ -280,7 +280,12 @@ async fn start<M: Machine>(
 
 /// Founds the cluster or stands for election at once, as a sole member need not wait to hear
 /// whether somebody leads; returns when everything in the log is applied.
-async fn lead<M: Machine>(core: &Core<M>, config: &Config, faults: &Faults) -> Result<()> {
+async fn lead<M: Machine>(
+    core: &Core<M>,
+    config: &Config,
+    faults: &Faults,
+    applied: &RwLock<Applied<M>>,
+) -> Result<()> {
     let fatal = |fatal| faults.fatal(&fatal);
     if !core.is_initialized().await.map_err(fatal)? {
         let members = BTreeMap::from([(MEMBER_ID, BasicNode::new(&config.address))]);
@@ -301,16 +306,19 @@ async fn lead<M: Machine>(core: &Core<M>, config: &Config, faults: &Faults) -> R
         }
         core.trigger().elect(false).await.map_err(fatal)?;
     }
-    let wait = core.wait(Some(READY_WAIT));
-    let leads = wait.metrics(has_applied_own_term, "leading");
-    let not_ready = |_| match faults.stopped() {
-        Error::Closed => {
-            let waited_ms = READY_WAIT.as_millis() as u64;
-            Error::NotReady { path: faults.dir.to_path_buf(), waited_ms }
+    let mut applied_before = None;
+    while core.wait(Some(READY_WAIT)).metrics(has_applied_own_term, "leading").await.is_err() {
+        let applied_now = applied.read().head.last;
+        match faults.stopped() {
+            Error::Closed if applied_now > applied_before => applied_before = applied_now,
+            Error::Closed => {
+                let waited_ms = READY_WAIT.as_millis() as u64;
+                return Err(Error::NotReady { path: faults.dir.to_path_buf(), waited_ms });
+            }
+            failed => return Err(failed),
         }
-        failed => failed,
-    };
-    leads.await.map(drop).map_err(not_ready)
+    }
+    Ok(())
 }
 
 /// Raft's condition for reads: an entry of the leader's own term is committed, and so all before.

@@ -61,16 +61,17 @@ pub(crate) async fn keep<M: Machine>(
         let (_, snapshot_bytes) = snapshots.dir.figures();
         snapshots.pace.restart(log_bytes_min.max(snapshot_bytes));
         let taking = snapshots.clone();
-        match tokio::task::spawn_blocking(move || taking.take()).await {
-            Ok(Ok(())) => {
+        // A machine that panics while it is written down fails this snapshot, not the log.
+        let taken = tokio::task::spawn_blocking(move || taking.take()).await;
+        match taken.unwrap_or_else(|panic| Err(panic.into())) {
+            Ok(()) => {
                 if raft.trigger().snapshot().await.is_err() {
                     return;
                 }
             }
-            Ok(Err(error)) => {
+            Err(error) => {
                 tracing::warn!("no snapshot was written, the log stays long until the next one: {error}");
             }
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
 }

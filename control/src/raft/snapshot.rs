@@ -133,7 +133,7 @@ impl SnapshotDir {
     }
 
     /// Writes a new snapshot and makes it the current one. On an error the old one stays.
-    pub(crate) fn write(&self, head: Head, body: SnapshotWriter) -> io::Result<()> {
+    pub(crate) fn write(&self, head: &Head, body: SnapshotWriter) -> io::Result<()> {
         self.replace(head.clone(), |file| {
             let mut out = Digesting { to: BufWriter::with_capacity(BUFFER_BYTES, file), digest: blake3::Hasher::new() };
             let encoded = head.encode();

@@ -9,6 +9,7 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{Stream, TryStreamExt};
 use openraft::storage::{IOFlushed, RaftLogStorage};
 use openraft::{EntryPayload, LogState, OptionalSend, RaftLogReader};
 use parking_lot::Mutex;
@@ -18,6 +19,9 @@ use super::batch::{Batch, KIND_BATCH, KIND_BLANK, KIND_MEMBERSHIP};
 use super::log::{Done, EntryId, LogStore, Record};
 use super::membership;
 use super::types::{Entry, LogId, Types, Vote};
+
+/// Entries held in memory at once while a long stretch of the log is applied.
+const ENTRIES_PER_READ: u64 = 64;
 
 /// A log store shared by openraft's tasks and the metrics.
 pub(crate) struct LogStorage<L>(Arc<Mutex<L>>);
@@ -50,11 +54,33 @@ impl<L: LogStore> RaftLogReader<Types> for LogStorage<L> {
         R: RangeBounds<u64> + Clone + Debug + OptionalSend,
     {
         let records = self.0.lock().read(half_open(&range))?;
-        records.into_iter().map(entry_of).collect()
+        records.iter().map(entry_of).collect()
     }
 
     async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
         Ok(self.0.lock().ballot().map(Vote::from))
+    }
+
+    /// A restart applies the whole log in one go: it is read and applied piece by piece.
+    async fn entries_stream<R>(&mut self, range: R) -> impl Stream<Item = io::Result<Entry>> + OptionalSend
+    where
+        R: RangeBounds<u64> + Clone + Debug + OptionalSend,
+    {
+        let (log, Range { start, end }) = (self.0.clone(), half_open(&range));
+        let pieces = futures::stream::try_unfold(start, move |from| {
+            let log = log.clone();
+            async move {
+                if from > start {
+                    tokio::task::yield_now().await;
+                }
+                let upto = end.min(from.saturating_add(ENTRIES_PER_READ));
+                let records = log.lock().read(from..upto)?;
+                let next = records.last().map(|last| last.id.index + 1);
+                let entries = records.into_iter().map(|record| entry_of(&record));
+                Ok::<_, io::Error>(next.map(|next| (futures::stream::iter(entries), next)))
+            }
+        });
+        Box::pin(pieces.try_flatten())
     }
 }
 
@@ -122,7 +148,7 @@ fn record_of(entry: &Entry) -> Record {
     Record { id: EntryId::from(&entry.log_id), payload }
 }
 
-fn entry_of(record: Record) -> io::Result<Entry> {
+fn entry_of(record: &Record) -> io::Result<Entry> {
     let unknown = || {
         let what = format!("entry {} holds nothing this version understands", record.id);
         io::Error::new(io::ErrorKind::InvalidData, what)
@@ -216,9 +242,9 @@ mod tests {
         for payload in [EntryPayload::Blank, EntryPayload::Normal(batch.finish(5)), EntryPayload::Membership(members)] {
             let entry = Entry { log_id: id.into(), payload };
             let record = record_of(&entry);
-            assert_eq!(entry_of(record.clone()).unwrap(), entry);
+            assert_eq!(entry_of(&record).unwrap(), entry);
             let payload = [&record.payload[..], b"x"].concat().into();
-            let longer = entry_of(Record { id, payload });
+            let longer = entry_of(&Record { id, payload });
             assert!(
                 longer.is_err()
                     || matches!(longer.unwrap().payload, EntryPayload::Normal(batch) if batch.commands().is_err())
@@ -226,7 +252,7 @@ mod tests {
         }
         for unknown in [&b""[..], b"\x07", b"\x01\x00", b"\x02\xff\xff"] {
             let record = Record { id, payload: Bytes::copy_from_slice(unknown) };
-            assert_eq!(entry_of(record).unwrap_err().kind(), io::ErrorKind::InvalidData);
+            assert_eq!(entry_of(&record).unwrap_err().kind(), io::ErrorKind::InvalidData);
         }
     }
 }

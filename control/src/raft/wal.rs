@@ -486,7 +486,7 @@ mod tests {
             }
         }
         // Zeros where data should be are what a lost write-back leaves; the same rule holds.
-        let mut zeroed = whole.clone();
+        let mut zeroed = whole;
         zeroed[acknowledged_bytes..].fill(0);
         fs::write(&mark, &later_mark).unwrap();
         assert!(!holds_or_refuses(dir.path(), &zeroed, &before));

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use citius_control::raft::{Error, Raft};
+use citius_control::raft::{Config, Error, Raft};
 
 use crate::ledger::{Ledger, command, open, small};
 
@@ -24,8 +24,7 @@ fn child() {
     // libtest has begun a line with the test's name.
     say("");
     runtime.block_on(async {
-        let mut config = small();
-        config.snapshot_log_bytes = 96 << 10;
+        let config = Config { snapshot_log_bytes: 96 << 10, ..small() };
         let raft = match Raft::open(&dir, config, Ledger::default()).await {
             Ok(raft) => raft,
             Err(error) => return say(&format!("failed {error}")),

@@ -85,11 +85,7 @@ impl Machine for Ledger {
 
 /// Everything small, so that files rotate and snapshots come within a test.
 pub(crate) fn small() -> Config {
-    let mut config = Config::default();
-    config.chunk_bytes = 32 << 10;
-    config.cache_bytes = 16 << 10;
-    config.snapshot_log_bytes = u64::MAX;
-    config
+    Config { chunk_bytes: 32 << 10, cache_bytes: 16 << 10, snapshot_log_bytes: u64::MAX, ..Config::default() }
 }
 
 pub(crate) async fn open(dir: &Path, config: Config) -> Raft<Ledger> {

@@ -9,9 +9,7 @@ use citius_control::raft::{Config, Error, Raft};
 use crate::ledger::{Ledger, fingerprint, open, small, write};
 
 fn snapshotting() -> Config {
-    let mut config = small();
-    config.snapshot_log_bytes = 64 << 10;
-    config
+    Config { snapshot_log_bytes: 64 << 10, ..small() }
 }
 
 fn files(dir: &Path, part: &str) -> Vec<PathBuf> {
