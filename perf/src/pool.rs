@@ -59,12 +59,12 @@ impl HugepagePool {
                 use tokio::signal::unix::{SignalKind, signal};
                 let (mut interrupt, mut terminate) =
                     (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-                tokio::select! {
-                    _ = interrupt.recv() => {}
-                    _ = terminate.recv() => {}
-                }
+                let kind = tokio::select! {
+                    _ = interrupt.recv() => SignalKind::interrupt(),
+                    _ = terminate.recv() => SignalKind::terminate(),
+                };
                 put_back(&folder, &before);
-                std::process::exit(130);
+                std::process::exit(128 + kind.as_raw_value());
                 #[allow(unreachable_code)]
                 std::io::Result::Ok(())
             })
