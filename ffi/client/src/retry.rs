@@ -1,0 +1,76 @@
+//! Whether a failed attempt is worth another, and when.
+
+use crate::connection::Fault;
+use crate::deadline::{Backoff, Deadline};
+use crate::error::Error;
+use crate::peer::Peer;
+use crate::stats::{Stats, add};
+use citius_wire::Status;
+
+/// The attempts of one call.
+pub(crate) struct Retry<'a> {
+    deadline: Deadline,
+    backoff: Backoff,
+    /// Whether a connection that had been idle may still turn out broken without costing a pause.
+    forgives_idle: bool,
+    stats: &'a Stats,
+}
+
+impl<'a> Retry<'a> {
+    pub(crate) fn new(deadline: Deadline, stats: &'a Stats) -> Self {
+        Self { deadline, backoff: Backoff::new(deadline), forgives_idle: true, stats }
+    }
+
+    /// Returns when it is time to try again.
+    ///
+    /// # Errors
+    /// The end of the call, if trying again cannot help or no time is left.
+    pub(crate) fn after(&mut self, fault: Fault, peer: &Peer, was_idle: bool) -> Result<(), Error> {
+        let is_broken_idle = was_idle && matches!(fault, Fault::Broken(_));
+        if is_broken_idle {
+            peer.close_idle();
+        }
+        let retryable = is_retryable(&fault);
+        let error = Error::of_fault(fault, peer.name());
+        if !retryable {
+            return Err(error);
+        }
+        if is_broken_idle && self.forgives_idle() {
+            return Ok(());
+        }
+        self.pause(error)
+    }
+
+    /// Whether to try again at once because an idle connection was broken. `true` once: a peer that restarted breaks
+    /// them all, and the next one is new.
+    pub(crate) fn forgives_idle(&mut self) -> bool {
+        let forgives = core::mem::replace(&mut self.forgives_idle, false);
+        if forgives {
+            add(&self.stats.retries, 1);
+        }
+        forgives
+    }
+
+    /// Returns when it is time to try again after `error`, which may pass.
+    ///
+    /// # Errors
+    /// `error`, if no time is left.
+    pub(crate) fn pause(&mut self, error: Error) -> Result<(), Error> {
+        if !self.backoff.pause() {
+            return Err(error.out_of_time(self.deadline.allowed()));
+        }
+        add(&self.stats.retries, 1);
+        Ok(())
+    }
+}
+
+/// Whether the same request may succeed soon. A timeout is one: it may be that of the attempt, and if it is that of
+/// the call there will be no pause for another.
+pub(crate) fn is_retryable(fault: &Fault) -> bool {
+    match fault {
+        Fault::Refused(_) | Fault::Broken(_) | Fault::TimedOut(_) => true,
+        // A ring that is wrong stays wrong: who routes by it looks at this status before asking here.
+        Fault::Failed(failure) => failure.status.is_retryable() && failure.status != Status::WrongEpoch,
+        _ => false,
+    }
+}
