@@ -76,6 +76,7 @@ struct Core {
     slots: RefCell<Slots>,
     /// Completions read from the kernel whose owners have not been told yet.
     arrived: RefCell<VecDeque<(u64, i32)>>,
+    #[allow(clippy::vec_box, reason = "a message keeps its address from one send to the next slot")]
     messages: RefCell<Vec<Box<Message>>>,
     eventfd: OwnedFd,
     /// No operation is taken any more.

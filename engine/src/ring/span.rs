@@ -83,6 +83,13 @@ impl From<Vec<u8>> for Span {
     }
 }
 
+/// Gives up the right to write; what was written may be read by all who get a clone.
+impl From<SpanMut> for Span {
+    fn from(span: SpanMut) -> Self {
+        Self { start: span.start, len: span.len, keep: span.keep }
+    }
+}
+
 impl From<Bytes> for Span {
     fn from(bytes: Bytes) -> Self {
         let start = NonNull::from(&bytes[..]).cast();

@@ -111,7 +111,7 @@ fn dropping_a_receive_cancels_it() {
     let ring = Ring::new(8).unwrap();
     let (near, _far) = UnixStream::pair().unwrap();
     let (into, weak) = watched(64);
-    drop(ring.recv(&Rc::new(near), into));
+    drop(ring.recv(Rc::new(near), into));
     assert!(ring.drain(Duration::from_secs(20)), "nobody ever sends, so only the cancellation can end it");
     assert!(weak.upgrade().is_none());
 }
@@ -235,7 +235,7 @@ fn dropped_ring_ends_what_waits() {
     let handle = ring.handle();
     let (near, _far) = UnixStream::pair().unwrap();
     let (into, weak) = watched(64);
-    let read = ring.recv(&Rc::new(near), into);
+    let read = ring.recv(Rc::new(near), into);
     drop(ring);
     let (result, into) = block_on(&handle, read);
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECANCELED));

@@ -360,6 +360,7 @@ impl<M, P: Policy> BlockIndex<M, P> {
     ///
     /// # Panics
     /// If there is not one checksum a sector.
+    #[allow(clippy::needless_pass_by_value, reason = "a flight ends once")]
     pub fn complete_fetch(&mut self, flight: Flight, crcs: &[u32]) -> Fetched {
         let sectors = sectors_of(&flight.bytes);
         assert_eq!(crcs.len(), sectors.len(), "one checksum for each sector of {:?}", flight.bytes);
@@ -378,6 +379,7 @@ impl<M, P: Policy> BlockIndex<M, P> {
     }
 
     /// A fetch came to nothing; its grains are missing again. False if the block was removed meanwhile.
+    #[allow(clippy::needless_pass_by_value, reason = "a flight ends once")]
     pub fn fail_fetch(&mut self, flight: Flight) -> bool {
         let Some(id) = self.land(&flight) else { return false };
         self.change(id, |entry| {

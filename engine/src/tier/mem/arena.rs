@@ -94,6 +94,7 @@ impl Arena {
         };
         let segment = self.segments[id.segment as usize].as_mut().expect("an open run is in a segment");
         let run = segment.runs[id.page as usize].as_mut().expect("an open run exists");
+        assert_eq!(run.class, class, "a run is listed under its own class");
         let slot = first_free(&run.used);
         run.used[usize::from(slot) / 64] |= 1 << (slot % 64);
         run.live += 1;

@@ -61,10 +61,6 @@ impl Extent {
         RefMut::map(self.parts.borrow_mut(), |parts| parts.as_mut().expect("only drop takes the parts"))
     }
 
-    pub(super) fn pool(&self) -> &Rc<PoolCore> {
-        &self.pool
-    }
-
     pub(super) fn bytes(&self) -> usize {
         self.parts().memfd.bytes()
     }
