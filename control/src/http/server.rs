@@ -1,0 +1,128 @@
+//! The accept loop and the routes.
+
+use std::io;
+use std::net::TcpListener;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use citius_wire::Token;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, watch};
+
+use super::{CONNECTION_PATIENCE, CONNECTIONS_MAX, HEAD_BYTES_MAX, HEADER_PATIENCE, guard, metrics, status};
+use crate::service::Service;
+
+/// How long the acceptor waits after an error that only time cures.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What the routes know.
+pub(crate) struct Site {
+    pub(crate) service: Arc<Service>,
+    pub(crate) token: Token,
+    /// Names, beside addresses and `localhost`, that this server is called by.
+    pub(crate) hosts: Vec<String>,
+}
+
+/// The server; it runs on the master's runtime and ends when told to by `stop`.
+pub(crate) struct HttpServer {
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl HttpServer {
+    /// Serves `listener`.
+    ///
+    /// # Errors
+    /// What the system says about the listener.
+    pub(crate) fn start(
+        listener: TcpListener,
+        site: Site,
+        runtime: &Handle,
+        mut stop: watch::Receiver<bool>,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let _entered = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let router = router(Arc::new(site));
+        let accepting = runtime.spawn(async move {
+            tokio::select! {
+                () = accept(listener, router) => {}
+                _ = stop.wait_for(|stop| *stop) => {}
+            }
+        });
+        Ok(Self { accepting })
+    }
+
+    /// Waits until nothing more is accepted.
+    pub(crate) async fn join(self) {
+        // An error is a panic, which the panic hook has reported.
+        drop(self.accepting.await);
+    }
+}
+
+fn router(site: Arc<Site>) -> Router {
+    let guarded = Router::new()
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics_text))
+        .route("/api/v1/status", get(status_json))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&site), guard::token));
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .merge(guarded)
+        .fallback(async || {
+            guard::refusal(StatusCode::NOT_FOUND, "no such page: try /healthz, /readyz, /metrics or /api/v1/status")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&site), guard::host))
+        .with_state(site)
+}
+
+async fn ready(State(site): State<Arc<Site>>) -> Response {
+    match site.service.check_lease() {
+        Ok(()) => "ready\n".into_response(),
+        Err(failure) => guard::refusal(StatusCode::SERVICE_UNAVAILABLE, &failure.message),
+    }
+}
+
+async fn metrics_text(State(site): State<Arc<Site>>) -> Response {
+    let content_type = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content_type, metrics::text(&site.service)).into_response()
+}
+
+async fn status_json(State(site): State<Arc<Site>>) -> Response {
+    axum::Json(status::json(&site.service.cluster_info())).into_response()
+}
+
+async fn accept(listener: tokio::net::TcpListener, router: Router) {
+    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Over the bound, clients wait in the kernel's queue.
+        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "an HTTP connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_PATIENCE)
+                .max_buf_size(HEAD_BYTES_MAX)
+                .serve_connection(TokioIo::new(stream), service);
+            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_PATIENCE, connection).await {
+                tracing::debug!(%error, "an HTTP connection broke");
+            }
+            drop(seat);
+        });
+    }
+}

@@ -1,0 +1,365 @@
+//! mkdir, delete, rename: logged as intents, done in the under-store, logged as done.
+//!
+//! ```text
+//!  lock ▶ look ▶ IntentBegin ▶ the store ▶ IntentDone ▶ unlock
+//!                    │ crash: the next start resumes here, with the same steps; each can be repeated
+//!                    └ the store does not answer: the client is told so, and the intent goes on in the background
+//! ```
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use citius_understore::{Condition, Depth, Error as StoreError, Kind, StorePath, UnderStore};
+use citius_wire::{Failure, MountId, NamespacePath, Status};
+use futures::StreamExt;
+use futures::stream;
+
+use super::batch::Prepared;
+use super::locks::{Locked, Reach, Want};
+use super::mounts::Mounted;
+use super::sight::{Seen, Sight, not_found};
+use super::{FaultPoint, Service, failure};
+use crate::state::{Action, Change, Command, Intent, IntentId};
+
+/// Intents of one run that wait for their stores at once.
+const AT_ONCE_MAX: usize = 32;
+/// The pause before an intent whose store did not answer is tried again; it doubles up to [`RETRY_PAUSE_MAX`].
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What acting on an intent came to.
+enum Act {
+    /// It is over, with this result.
+    Over(Result<(), Failure>),
+    /// The store cannot tell now.
+    Later(Failure),
+}
+
+impl Service {
+    pub(super) async fn prepare_mkdir(&self, path: &NamespacePath, parents: bool) -> Result<Prepared, Failure> {
+        let sight = self.sight_anew(path).await?;
+        match sight.seen {
+            Seen::Nothing => {}
+            Seen::Directory { .. } if parents => {}
+            Seen::Directory { .. } | Seen::Written(_) | Seen::File(_) => {
+                return Err(Failure::new(Status::AlreadyExists, format!("{path} exists already")));
+            }
+        }
+        if !parents {
+            self.check_parent(path).await?;
+        }
+        let action = Action::Mkdir { path: path.as_str().to_owned(), parents };
+        Ok(intend(sight.mounted.id, action))
+    }
+
+    pub(super) async fn prepare_delete(&self, path: &NamespacePath, recursive: bool) -> Result<Prepared, Failure> {
+        let sight = self.sight_anew(path).await?;
+        match sight.seen {
+            Seen::Nothing => return Err(not_found(path)),
+            Seen::Directory { is_mount: false, .. } if !recursive => self.check_empty(&sight, path).await?,
+            _ => {}
+        }
+        let action = Action::Delete { path: path.as_str().to_owned(), recursive };
+        Ok(intend(sight.mounted.id, action))
+    }
+
+    pub(super) async fn prepare_rename(
+        &self,
+        from: &NamespacePath,
+        to: &NamespacePath,
+        overwrite: bool,
+    ) -> Result<Prepared, Failure> {
+        let source = self.sight_anew(from).await?;
+        let is_directory = match source.seen {
+            Seen::Nothing => return Err(not_found(from)),
+            Seen::Directory { .. } => true,
+            Seen::Written(_) | Seen::File(_) => false,
+        };
+        let target = self.sight_anew(to).await?;
+        if target.mounted.id == source.mounted.id && from != to {
+            match target.seen {
+                Seen::Nothing => self.check_parent(to).await?,
+                Seen::Directory { .. } => {
+                    return Err(Failure::new(
+                        Status::AlreadyExists,
+                        format!("{to} is a directory, and stays: name a path in it"),
+                    ));
+                }
+                Seen::Written(_) | Seen::File(_) if is_directory || !overwrite => {
+                    let words = format!("{to} exists already: delete it first, or overwrite a file with a file");
+                    return Err(Failure::new(Status::AlreadyExists, words));
+                }
+                Seen::Written(_) | Seen::File(_) => {}
+            }
+        }
+        let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
+        Ok(intend(source.mounted.id, Action::Rename { from, to, overwrite }))
+    }
+
+    /// Checks that the directory of a path is there.
+    pub(super) async fn check_parent(&self, path: &NamespacePath) -> Result<(), Failure> {
+        let Some(parent) = path.parent() else { return Ok(()) };
+        match self.sight_anew(&parent).await?.seen {
+            Seen::Directory { .. } => Ok(()),
+            Seen::Nothing => {
+                let words = format!("{parent}: no such directory; make it first, or ask for parents to be made");
+                Err(Failure::new(Status::NotFound, words))
+            }
+            Seen::Written(_) | Seen::File(_) => Err(super::listing::not_a_directory(&parent)),
+        }
+    }
+
+    /// Checks that a directory has no entries, before the log hides it.
+    async fn check_empty(&self, sight: &Sight, path: &NamespacePath) -> Result<(), Failure> {
+        let is_empty_in_log = self.state(|state| state.children(path, "").next().is_none());
+        let mut pages = sight.mounted.store()?.list(&super::sight::store_path_of(&sight.mounted, path)?);
+        let mut is_empty = is_empty_in_log;
+        while is_empty && let Some(page) = pages.next().await {
+            match page {
+                Ok(page) => is_empty = page.entries.is_empty() && page.refused.is_empty(),
+                Err(StoreError::NotFound { .. }) => break,
+                Err(error) => return Err(failure::of_store(&error, path)),
+            }
+        }
+        if is_empty {
+            return Ok(());
+        }
+        let words = format!("{path} is a directory with entries: delete them first, or delete recursively");
+        Err(Failure::new(Status::NotEmpty, words))
+    }
+
+    /// Carries out intents that were just logged, and logs that they are done. The locks are held until all are; where a
+    /// store does not answer, they stay with the intent.
+    pub(super) async fn act_on(self: &Arc<Self>, ids: Vec<IntentId>, locked: Locked) -> Vec<Result<(), Failure>> {
+        if ids.is_empty() {
+            return Vec::new();
+        }
+        if self.dies_at(FaultPoint::IntentLogged) {
+            return die(ids.len(), locked);
+        }
+        let acts: Vec<_> = ids.iter().map(|id| self.act(*id, false)).collect();
+        let acts: Vec<Act> = stream::iter(acts).buffered(AT_ONCE_MAX).collect().await;
+        if self.dies_at(FaultPoint::IntentActed) {
+            return die(ids.len(), locked);
+        }
+        let done = ids.iter().zip(&acts).filter_map(|(id, act)| match act {
+            Act::Over(result) => Some(self.done(*id, result.clone())),
+            Act::Later(_) => None,
+        });
+        let mut logged = self.propose_all(done.collect()).await.into_iter();
+        let (mut results, mut later) = (Vec::with_capacity(ids.len()), Vec::new());
+        for (id, act) in ids.into_iter().zip(acts) {
+            results.push(match act {
+                // Only what is logged as done is told to be.
+                Act::Over(result) => logged.next().expect("each command has a reply").and(result),
+                Act::Later(failure) => {
+                    later.push(id);
+                    let words = format!("{failure}; it is tried again until it is done");
+                    Err(Failure::new(Status::Unavailable, words))
+                }
+            });
+        }
+        if !later.is_empty() {
+            let service = Arc::clone(self);
+            self.runtime.spawn(async move {
+                for id in later {
+                    service.finish(id).await;
+                }
+                drop(locked);
+            });
+        }
+        results
+    }
+
+    /// Takes up an intent that a master before this one left, or that was left to the background.
+    pub(crate) async fn resume(self: &Arc<Self>, id: IntentId) {
+        let Some(intent) = self.state(|state| state.intent(id).cloned()) else { return };
+        let reach = match intent.action {
+            Action::Mkdir { .. } => Reach::Name,
+            Action::Delete { .. } => Reach::Tree,
+            Action::Rename { .. } => Reach::Rename,
+        };
+        let paths = intent.action.paths().filter_map(|path| NamespacePath::parse(path).ok());
+        let wants: Vec<Want> = paths.map(|path| Want { path, reach }).collect();
+        let locked = self.locks.lock(&wants).await;
+        self.finish(id).await;
+        drop(locked);
+    }
+
+    /// Acts on an intent until it is over. Whoever calls holds its locks.
+    async fn finish(&self, id: IntentId) {
+        let mut pause = RETRY_PAUSE;
+        loop {
+            match self.act(id, true).await {
+                Act::Over(result) => {
+                    let command = self.done(id, result);
+                    match self.propose(None, command.change).await {
+                        Ok(_) => return,
+                        Err(failure) => tracing::warn!(%failure, "the end of an intent could not be logged"),
+                    }
+                }
+                Act::Later(failure) => tracing::warn!(%failure, "an intent waits for its under-store"),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_PAUSE_MAX);
+        }
+    }
+
+    fn done(&self, intent: IntentId, result: Result<(), Failure>) -> Command {
+        Command { caller: None, change: Change::IntentDone { intent, result } }
+    }
+
+    /// Does in the store what an intent says, once. `is_resumed` if it may have been begun before: then what is there
+    /// already is taken for its work.
+    async fn act(&self, id: IntentId, is_resumed: bool) -> Act {
+        let Some(intent) = self.state(|state| state.intent(id).cloned()) else { return Act::Over(Ok(())) };
+        let place = async {
+            let mounted = self.mounts.find(intent.mount)?;
+            let store = Arc::clone(mounted.store()?);
+            let parse = |path: &str| StorePath::parse(path).map_err(|error| failure::of_mount(&error));
+            Ok::<_, Failure>((mounted, store, parse(&intent.store_path)?, parse(&intent.store_path_to)?))
+        };
+        let (mounted, store, at, to) = match place.await {
+            Ok(place) => place,
+            Err(failure) if failure.status.is_retryable() => return Act::Later(failure),
+            Err(failure) => return Act::Over(Err(failure)),
+        };
+        let done = match &intent.action {
+            Action::Mkdir { parents, .. } => mkdir(&*store, &at, *parents, is_resumed).await,
+            Action::Delete { recursive, .. } => delete(&*store, &at, *recursive).await,
+            Action::Rename { overwrite, .. } => rename(&*store, &at, &to, &intent, *overwrite, is_resumed).await,
+        };
+        self.forget_names(intent.mount, &intent);
+        match done {
+            Ok(()) => Act::Over(Ok(())),
+            Err(error) => {
+                let failure = explain(&error, &mounted, &intent);
+                if error.is_transient() { Act::Later(failure) } else { Act::Over(Err(failure)) }
+            }
+        }
+    }
+
+    fn forget_names(&self, mount: MountId, intent: &Intent) {
+        if !matches!(intent.action, Action::Mkdir { .. }) {
+            self.cache.changed_under(mount, &intent.store_path);
+        }
+        self.changed(mount, &intent.store_path, None);
+        if matches!(intent.action, Action::Rename { .. }) {
+            self.cache.changed_under(mount, &intent.store_path_to);
+            self.changed(mount, &intent.store_path_to, None);
+        }
+    }
+}
+
+fn intend(mount: MountId, action: Action) -> Prepared {
+    Change::IntentBegin { mount, action }.into()
+}
+
+/// The end of a master in a test: its locks are never freed, its clients never answered rightly.
+fn die(count: usize, locked: Locked) -> Vec<Result<(), Failure>> {
+    std::mem::forget(locked);
+    (0..count).map(|_| Err(Failure::new(Status::Unavailable, "the master died here, as a test asked"))).collect()
+}
+
+/// A store's error in the namespace's names: of the path that it is about, as far as that can be told.
+fn explain(error: &StoreError, mounted: &Mounted, intent: &Intent) -> Failure {
+    let (first, second) = (&intent.store_path, &intent.store_path_to);
+    let about = match error {
+        StoreError::AlreadyExists { .. } | StoreError::NotADirectory { .. } | StoreError::Conflict { .. }
+            if !second.is_empty() =>
+        {
+            second
+        }
+        _ => first,
+    };
+    match mounted.namespace_path(about) {
+        Ok(path) => failure::of_store(error, &path),
+        Err(_) => failure::of_mount(error),
+    }
+}
+
+type Done = citius_understore::Result<()>;
+
+async fn mkdir(store: &dyn UnderStore, path: &StorePath, parents: bool, is_resumed: bool) -> Done {
+    if parents {
+        return mkdir_all(store, path).await;
+    }
+    match store.mkdir(path).await {
+        Err(error) if is_resumed && is_directory_there(store, path, &error).await? => Ok(()),
+        other => other,
+    }
+}
+
+/// Makes a directory and those above it; what is there stays. It can be repeated, and leaves at worst empty directories.
+pub(super) async fn mkdir_all(store: &dyn UnderStore, path: &StorePath) -> Done {
+    let mut missing = Vec::new();
+    let mut next = Some(path.clone());
+    while let Some(path) = next.filter(|path| !path.is_root()) {
+        match store.stat(&path).await {
+            Ok(stat) if stat.kind == Kind::Dir => break,
+            Ok(_) => return Err(StoreError::NotADirectory { path: path.to_string() }),
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+        next = path.parent();
+        missing.push(path);
+    }
+    for path in missing.iter().rev() {
+        match store.mkdir(path).await {
+            Err(error) if is_directory_there(store, path, &error).await? => {}
+            other => other?,
+        }
+    }
+    Ok(())
+}
+
+async fn is_directory_there(
+    store: &dyn UnderStore,
+    path: &StorePath,
+    error: &StoreError,
+) -> citius_understore::Result<bool> {
+    Ok(matches!(error, StoreError::AlreadyExists { .. }) && store.stat(path).await?.kind == Kind::Dir)
+}
+
+async fn delete(store: &dyn UnderStore, path: &StorePath, recursive: bool) -> Done {
+    let deleted = match store.stat(path).await {
+        Ok(stat) if stat.kind == Kind::File => store.delete_file(path).await,
+        Ok(_) => {
+            let depth = if recursive { Depth::Recursive } else { Depth::Empty };
+            store.delete_dir(path, depth).await
+        }
+        Err(error) => Err(error),
+    };
+    match deleted {
+        // Only the log knew it, or somebody else was faster: it is gone.
+        Err(error) if is_nothing(&error) => Ok(()),
+        other => other,
+    }
+}
+
+async fn rename(
+    store: &dyn UnderStore,
+    from: &StorePath,
+    to: &StorePath,
+    intent: &Intent,
+    overwrite: bool,
+    is_resumed: bool,
+) -> Done {
+    if intent.moves_overlay_file {
+        // An older version that the store may have at the source would be uncovered.
+        return delete(store, from, false).await;
+    }
+    match store.stat(from).await {
+        // A directory that only names of the log made; or it has moved before.
+        Err(error) if is_nothing(&error) => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(_) => {}
+    }
+    // What stands at the target may be the first half of our own work.
+    let condition = if overwrite || is_resumed { Condition::Any } else { Condition::MustNotExist };
+    store.rename(from, to, &condition).await.map(drop)
+}
+
+fn is_nothing(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotFound { .. } | StoreError::NotADirectory { .. })
+}

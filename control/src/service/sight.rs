@@ -1,0 +1,235 @@
+//! What is at a path: the state first, then the mount's under-store through the cache.
+//!
+//! ```text
+//!  path ──▶ state: a file in memory? hidden? a mount? ──nothing──▶ cache, if believed ──▶ the store
+//!            one read lock                                          (file: on this thread; others: a flight)
+//! ```
+//! The state is asked before the store, never after: a write that is published in between is then seen in the store,
+//! and at no moment is it seen in neither.
+
+use std::sync::Arc;
+
+use citius_understore::{Kind, StorePath, UnderStore};
+use citius_wire::{Epoch, Failure, FileKey, MountId, NamespacePath, Place, Status};
+
+use super::mounts::Mounted;
+use super::{LOCK_PATIENCE, Service, failure, waited_too_long};
+use crate::state::{Overlay, State, WrittenFile};
+use crate::sync::{Found, FoundFile};
+
+/// What is at a path, and in which mount.
+pub(super) struct Sight {
+    pub(super) mounted: Arc<Mounted>,
+    pub(super) seen: Seen,
+}
+
+/// What is at a path.
+pub(super) enum Seen {
+    /// Nothing.
+    Nothing,
+    /// A directory.
+    Directory { modified_ms: u64, is_mount: bool },
+    /// A file that only the log knows.
+    Written(Written),
+    /// A file of the under-store.
+    File(FoundFile),
+}
+
+/// A complete file that is in memory only.
+#[derive(Clone, Copy)]
+pub(super) struct Written {
+    pub(super) key: FileKey,
+    pub(super) place: Place,
+    pub(super) epoch: Epoch,
+    pub(super) length: u64,
+    pub(super) modified_ms: u64,
+    pub(super) block_bytes: u32,
+    pub(super) is_lost: bool,
+}
+
+/// What the state says.
+pub(super) enum Known {
+    /// All there is to say.
+    Seen(Seen),
+    /// Ask the store.
+    AskStore,
+}
+
+impl Written {
+    pub(super) fn of(state: &State, file: &WrittenFile) -> Self {
+        Self {
+            key: file.key,
+            place: file.place,
+            epoch: file.epoch,
+            length: file.length,
+            modified_ms: file.modified_ms,
+            block_bytes: file.block_bytes,
+            is_lost: state.is_lost(file),
+        }
+    }
+}
+
+impl From<Found> for Seen {
+    fn from(found: Found) -> Self {
+        match found {
+            Found::Nothing => Self::Nothing,
+            Found::Directory { modified_ms } => Self::Directory { modified_ms, is_mount: false },
+            Found::File(file) => Self::File(file),
+        }
+    }
+}
+
+impl Sight {
+    /// The path in the mount's under-store.
+    pub(super) fn store_path<'a>(&self, path: &'a NamespacePath) -> &'a str {
+        within(&self.mounted, path)
+    }
+}
+
+/// A path that lies in a mount, in the mount's under-store.
+pub(super) fn within<'a>(mounted: &Mounted, path: &'a NamespacePath) -> &'a str {
+    path.relative_to(&mounted.path).expect("the state resolved the path to this mount")
+}
+
+/// The same, as the store takes it.
+pub(super) fn store_path_of(mounted: &Mounted, path: &NamespacePath) -> Result<StorePath, Failure> {
+    StorePath::parse(within(mounted, path)).map_err(|error| failure::of_store(&error, path))
+}
+
+/// What the state says of a path.
+pub(super) fn known(state: &State, path: &NamespacePath) -> Result<(MountId, Known), Failure> {
+    let resolution = state.resolve(path)?;
+    let known = match resolution.overlay {
+        Overlay::None => Known::AskStore,
+        Overlay::Hidden => Known::Seen(Seen::Nothing),
+        Overlay::File(file) => Known::Seen(Seen::Written(Written::of(state, file))),
+        Overlay::Implied => Known::Seen(Seen::Directory { modified_ms: 0, is_mount: false }),
+        Overlay::Mount(_) => Known::Seen(Seen::Directory { modified_ms: 0, is_mount: true }),
+    };
+    Ok((resolution.mount.id, known))
+}
+
+/// Asks a store, and takes "nothing there" for the answer it is.
+pub(super) async fn ask(
+    store: Arc<dyn UnderStore>,
+    mount: MountId,
+    store_path: StorePath,
+    path: NamespacePath,
+    before: Option<Found>,
+) -> Result<Found, Failure> {
+    let answer = match store.local() {
+        Some(local) => local.stat_now(&store_path),
+        None => store.stat(&store_path).await,
+    };
+    read_answer(answer, mount, store_path.as_str(), &path, before.as_ref())
+}
+
+fn read_answer(
+    answer: citius_understore::Result<citius_understore::Stat>,
+    mount: MountId,
+    store_path: &str,
+    path: &NamespacePath,
+    before: Option<&Found>,
+) -> Result<Found, Failure> {
+    match answer {
+        Ok(stat) => {
+            debug_assert!(stat.kind == Kind::File || stat.len == 0);
+            Ok(Found::of_stat(mount, store_path, &stat, before))
+        }
+        // Below a file there is nothing, and that is not the fault of who asks.
+        Err(citius_understore::Error::NotFound { .. } | citius_understore::Error::NotADirectory { .. }) => {
+            Ok(Found::Nothing)
+        }
+        Err(error) => Err(failure::of_store(&error, path)),
+    }
+}
+
+impl Service {
+    /// What is at a path, if that can be told without waiting. A rename under way must be waited for.
+    pub(super) fn sight_now(&self, path: &NamespacePath, now_ms: u64) -> Result<Option<Sight>, Failure> {
+        if !self.locks.is_readable(path.as_str()) {
+            return Ok(None);
+        }
+        let (id, known) = self.state(|state| known(state, path))?;
+        let mounted = self.mounts.find(id)?;
+        if let Known::Seen(seen) = known {
+            return Ok(Some(Sight { mounted, seen }));
+        }
+        let store_path = within(&mounted, path);
+        if let Some(found) = self.cache.fresh(id, store_path, mounted.interval, now_ms) {
+            return Ok(Some(Sight { mounted, seen: found.into() }));
+        }
+        let Some(local) = mounted.open().and_then(|store| store.local()) else { return Ok(None) };
+        let parsed = store_path_of(&mounted, path)?;
+        let asked = self.cache.asking(id, store_path, now_ms);
+        let before = self.cache.last(id, store_path);
+        let found = read_answer(local.stat_now(&parsed), id, store_path, path, before.as_ref())?;
+        self.cache.keep(asked, id, store_path, found.clone());
+        Ok(Some(Sight { mounted, seen: found.into() }))
+    }
+
+    /// What is at a path, as fresh as its mount's sync interval promises.
+    pub(super) async fn sight(&self, path: &NamespacePath, now_ms: u64) -> Result<Sight, Failure> {
+        let readable = tokio::time::timeout(LOCK_PATIENCE, self.locks.readable(path.as_str())).await;
+        readable.map_err(|_| waited_too_long(path.as_str()))?;
+        let (id, known) = self.state(|state| known(state, path))?;
+        let mounted = self.mounts.find(id)?;
+        if let Known::Seen(seen) = known {
+            return Ok(Sight { mounted, seen });
+        }
+        let store_path = within(&mounted, path);
+        let before = self.cache.last(id, store_path);
+        let parsed = store_path_of(&mounted, path)?;
+        let answer = match mounted.store() {
+            Ok(store) => ask(Arc::clone(store), id, parsed, path.clone(), before),
+            // What is believed is served although the store is away.
+            Err(failure) => match self.cache.fresh(id, store_path, mounted.interval, now_ms) {
+                Some(found) => return Ok(Sight { mounted, seen: found.into() }),
+                None => return Err(failure),
+            },
+        };
+        let found = self.cache.get(id, store_path, mounted.interval, now_ms, answer).await?;
+        Ok(Sight { mounted, seen: found.into() })
+    }
+
+    /// What is at a path at this moment, whatever the sync interval: for those who are about to change it, and hold its
+    /// lock.
+    pub(super) async fn sight_anew(&self, path: &NamespacePath) -> Result<Sight, Failure> {
+        let (id, known) = self.state(|state| known(state, path))?;
+        let mounted = self.mounts.find(id)?;
+        let seen = match known {
+            Known::Seen(seen) => seen,
+            Known::AskStore => self.found_anew(&mounted, path).await?.into(),
+        };
+        Ok(Sight { mounted, seen })
+    }
+
+    /// What the store has at a path at this moment.
+    pub(super) async fn found_anew(&self, mounted: &Arc<Mounted>, path: &NamespacePath) -> Result<Found, Failure> {
+        let store = mounted.store()?;
+        let store_path = within(mounted, path);
+        let asked = self.cache.asking(mounted.id, store_path, self.now_ms());
+        let before = self.cache.last(mounted.id, store_path);
+        let parsed = store_path_of(mounted, path)?;
+        let found = ask(Arc::clone(store), mounted.id, parsed, path.clone(), before).await?;
+        self.cache.keep(asked, mounted.id, store_path, found.clone());
+        Ok(found)
+    }
+
+    /// Records in the cache that a path of a store, and so perhaps the directories above it, changed.
+    pub(super) fn changed(&self, mount: MountId, store_path: &str, found: Option<Found>) {
+        let now_ms = self.now_ms();
+        self.cache.changed(mount, store_path, found, now_ms);
+        // An object store has directories only while something is in them.
+        let mut above = store_path;
+        while let Some((parent, _)) = above.rsplit_once('/') {
+            self.cache.changed(mount, parent, None, now_ms);
+            above = parent;
+        }
+    }
+}
+
+/// The refusal of a path where nothing is.
+pub(super) fn not_found(path: &NamespacePath) -> Failure {
+    Failure::new(Status::NotFound, format!("{path}: no such file or directory"))
+}
