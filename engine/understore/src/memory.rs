@@ -145,6 +145,7 @@ impl UnderStore for MemoryStore {
         Capabilities {
             create_only: Compares::Atomically,
             replace: Compares::Atomically,
+            large_writes: Compares::Atomically,
             native_rename: true,
             real_directories: true,
             shared_upload: true,
@@ -302,6 +303,7 @@ impl UnderStore for MemoryStore {
     }
 
     async fn put_part(&self, record: &StagedRecord, number: u32, bytes: Vec<Bytes>) -> Result<Part> {
+        self.shared.traffic.count_request();
         let mut state = self.shared.state.lock();
         let Some(parts) = state.staged.get_mut(&record.file_id) else { return Err(lost(record)) };
         let len = length(&bytes);
@@ -314,6 +316,7 @@ impl UnderStore for MemoryStore {
         let StagedBody::Upload { parts, .. } = &record.body else {
             return Err(Error::BadRecord { reason: "it is not of a write to this store" });
         };
+        self.shared.traffic.count_request();
         let mut state = self.shared.state.lock();
         if let Some(token) = state.published(record) {
             return Ok(token);

@@ -223,7 +223,7 @@ mod tests {
             let by_key: Vec<String> = keys.iter().cloned().collect();
             prop_assert_eq!(run(&by_key, false).0, naive(&by_key));
             // The order of stores that sort by name.
-            let mut by_name = by_key.clone();
+            let mut by_name = by_key;
             by_name.sort_by(|a, b| a.trim_end_matches('/').cmp(b.trim_end_matches('/')).then(a.cmp(b)));
             prop_assert_eq!(run(&by_name, false).0, naive(&by_name));
         }

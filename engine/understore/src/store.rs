@@ -143,10 +143,12 @@ pub enum Compares {
 /// What an adapter can do; shown to users, and used to plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
-    /// How "must not exist" is checked at publication.
+    /// How "must not exist" is checked at publication of a small write.
     pub create_only: Compares,
-    /// How "replaces this version" is checked at publication.
+    /// How "replaces this version" is checked at publication of a small write.
     pub replace: Compares,
+    /// How both are checked at publication of a write of many parts.
+    pub large_writes: Compares,
     /// Whether renaming a directory is one step, not a copy of everything in it.
     pub native_rename: bool,
     /// Whether directories exist by themselves; else they are prefixes and markers.

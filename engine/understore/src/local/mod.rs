@@ -18,7 +18,7 @@ use std::{
     ops::Range,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::PathBuf,
-    sync::{Arc, atomic::AtomicUsize},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -56,8 +56,6 @@ struct Inner {
     uri: String,
     traffic: Traffic,
     permits: Arc<Semaphore>,
-    /// Writes of this process that may have a temporary in the staging folder.
-    staging: AtomicUsize,
 }
 
 impl Inner {
@@ -92,7 +90,7 @@ impl LocalStore {
         let root = Root::open(folder)?;
         let permits = Arc::new(Semaphore::new(BLOCKING_MAX));
         let traffic = Traffic::default();
-        Ok(Self { inner: Arc::new(Inner { root, uri, traffic, permits, staging: AtomicUsize::new(0) }) })
+        Ok(Self { inner: Arc::new(Inner { root, uri, traffic, permits }) })
     }
 
     /// Runs a call of one operation on a blocking thread.
@@ -115,6 +113,7 @@ impl UnderStore for LocalStore {
         Capabilities {
             create_only: Compares::Atomically,
             replace: Compares::JustBefore,
+            large_writes: Compares::JustBefore,
             native_rename: true,
             real_directories: true,
             shared_upload: false,

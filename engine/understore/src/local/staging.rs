@@ -10,7 +10,7 @@
 use std::{
     fs::File,
     os::{fd::OwnedFd, unix::fs::FileExt},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
@@ -72,7 +72,6 @@ impl LocalStaged {
         let in_root = inner.root.shares_mount_with(&parent);
         let temp = if in_root { name_in_root(file_id) } else { name_beside(&path, file_id) };
         let file = create_temp(inner, &temp, in_root).map_err(|errno| io_error(path.as_str(), "create", errno))?;
-        inner.staging.fetch_add(1, Relaxed);
         let file = Arc::new(File::from(file));
         Ok(Self {
             inner: Arc::clone(inner),
@@ -156,11 +155,8 @@ impl Staged for LocalStaged {
 
 impl Drop for LocalStaged {
     fn drop(&mut self) {
-        // The last write of this process takes the empty folder away; where a temporary is left for
-        // `settle`, the kernel refuses and nothing happens.
-        if self.inner.staging.fetch_sub(1, Relaxed) == 1 {
-            remove_empty_folder(&self.inner);
-        }
+        // The last write takes the empty folder away; while there is another, the kernel refuses.
+        remove_empty_folder(&self.inner);
     }
 }
 

@@ -80,8 +80,7 @@ impl HttpService for Counted {
     }
 }
 
-/// Where requests go and how they are signed.
-#[derive(Debug)]
+/// Where requests go and how they are signed. Not printable: it leads to the keys.
 pub(super) struct Client {
     pub(super) http: HttpClient,
     /// None where requests are not signed.
@@ -92,6 +91,8 @@ pub(super) struct Client {
     pub(super) bucket: String,
     /// URL of the bucket, without a trailing slash.
     pub(super) bucket_url: String,
+    /// Whether this is Amazon's own service, whose documented promises can be relied on.
+    pub(super) is_amazon: bool,
     /// What errors call the server.
     pub(super) endpoint: String,
 }

@@ -86,6 +86,7 @@ pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<S3St
         (None, true) => format!("https://{bucket}.s3.{region}.amazonaws.com"),
         (None, false) => format!("https://s3.{region}.amazonaws.com/{bucket}"),
     };
+    let is_amazon = custom.is_none();
     let endpoint = custom.unwrap_or_else(|| format!("https://s3.{region}.amazonaws.com"));
     let (skip_signature, unsigned) =
         (is_set(AmazonS3ConfigKey::SkipSignature), is_set(AmazonS3ConfigKey::UnsignedPayload));
@@ -99,6 +100,7 @@ pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<S3St
         request_payer,
         bucket,
         bucket_url,
+        is_amazon,
         endpoint,
     };
     Ok(S3Store::new(shown, objects, client, prefix, traffic))

@@ -1,0 +1,255 @@
+//! What only S3 has: keys, buckets, endpoints, small puts, and a server that can die.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use citius_understore::{
+    Condition, Depth, Error, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord, StorePath, UnderStore,
+    open, testing::Server,
+};
+use futures::TryStreamExt;
+
+fn path(text: &str) -> StorePath {
+    StorePath::parse(text).unwrap()
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+async fn put(store: &Arc<dyn UnderStore>, at: &str, content: &[u8], id: u8) -> citius_understore::VersionToken {
+    let mut staged = store.stage(&path(at), FileId([id; 16]), None).await.unwrap();
+    staged.write(Bytes::copy_from_slice(content)).await.unwrap();
+    staged.publish(&Condition::Any).await.unwrap()
+}
+
+async fn checked(spec: MountSpec) -> Error {
+    open(&spec).unwrap().check().await.unwrap_err()
+}
+
+/// One server for the tests that only look; starting one takes seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_one_server() {
+    let server = Server::s3().await.unwrap();
+    what_is_wrong_with_a_mount_is_told_apart(&server).await;
+    a_read_only_mount_refuses_every_change(&server).await;
+    a_read_never_mixes_versions(&server).await;
+    a_small_put_of_unknown_fate_is_waited_out(&server).await;
+    a_small_put_is_not_published_late(&server).await;
+    keys_that_cannot_be_served_are_refusals(&server).await;
+    secrets_are_in_no_text(&server).await;
+}
+
+async fn what_is_wrong_with_a_mount_is_told_apart(server: &Server) {
+    let good = server.mount("");
+    open(&good).unwrap().check().await.unwrap();
+    open(&server.mount("no/keys/yet")).unwrap().check().await.unwrap();
+
+    let error = checked(good.clone().option("aws_access_key_id", "nobody")).await;
+    assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+    let error = checked(good.clone().option("aws_secret_access_key", "hidden-value")).await;
+    assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("hidden-value"));
+
+    let elsewhere = MountSpec { uri: "s3://no-such-bucket".into(), ..good.clone() };
+    let error = checked(elsewhere).await;
+    assert!(matches!(&error, Error::MissingBucket { bucket, .. } if bucket == "no-such-bucket"), "{error:?}");
+
+    // A port that nobody listens on: it was free a moment ago.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let error = checked(good.clone().option("aws_endpoint", &closed)).await;
+    assert!(matches!(&error, Error::Unreachable { endpoint, .. } if *endpoint == closed), "{error:?}");
+
+    // One that accepts and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let error = checked(good.option("aws_endpoint", format!("http://{}", silent.local_addr().unwrap()))).await;
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+}
+
+async fn a_read_only_mount_refuses_every_change(server: &Server) {
+    let writable = open(&server.mount("ro")).unwrap();
+    let token = put(&writable, "f", b"content", 1).await;
+    let store = open(&MountSpec { read_only: true, ..server.mount("ro") }).unwrap();
+    let (f, g) = (path("f"), path("g"));
+    let refusals = [
+        store.mkdir(&g).await.err(),
+        store.delete_file(&f).await.err(),
+        store.delete_dir(&g, Depth::Recursive).await.err(),
+        store.rename(&f, &g, &Condition::Any).await.err(),
+        store.stage(&g, FileId([1; 16]), None).await.err(),
+        store.publish(&StagedRecord::named(g.clone(), FileId([1; 16])), &Condition::Any).await.err(),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Some(Error::ReadOnly { .. })), "{refusal:?}");
+    }
+    let mut landed = Vec::new();
+    store.read(&f, &token, 0..7, &mut |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes)).await.unwrap();
+    assert_eq!(landed, b"content");
+}
+
+async fn a_read_never_mixes_versions(server: &Server) {
+    const LEN: usize = 24 << 20;
+    let store = open(&server.mount("mix")).unwrap();
+    let token = put(&store, "f", &vec![1; LEN], 1).await;
+    let writer = Arc::clone(&store);
+    let overwriting = tokio::spawn(async move { put(&writer, "f", &vec![2; LEN], 2).await });
+    let mut refused = 0;
+    for round in 0..200_u64 {
+        let at = round * 100_000;
+        let mut landed = Vec::new();
+        let mut landing = |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes);
+        match store.read(&path("f"), &token, at..at + 100_000, &mut landing).await {
+            Ok(()) => assert!(landed.len() == 100_000 && landed.iter().all(|byte| *byte == 1), "a mixture"),
+            Err(Error::VersionChanged { .. }) => refused += 1,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    overwriting.await.unwrap();
+    let read = store.read(&path("f"), &token, 0..10, &mut |_: u64, _: &[u8]| {}).await;
+    assert!(matches!(read, Err(Error::VersionChanged { .. })), "{read:?} after {refused} refusals");
+}
+
+async fn a_small_put_of_unknown_fate_is_waited_out(server: &Server) {
+    let store = open(&server.mount("fence")).unwrap();
+    let mut staged = store.stage(&path("f"), FileId([5; 16]), None).await.unwrap();
+    staged.write(Bytes::from_static(b"late")).await.unwrap();
+    let record = StagedRecord::decode(&staged.seal().await.unwrap().encode()).unwrap();
+    let StagedBody::Small { publish_by_ms } = record.body else { panic!("four bytes are a small put") };
+    assert!(publish_by_ms > now_ms());
+    let elsewhere = store.publish(&record, &Condition::Any).await;
+    assert!(matches!(elsewhere, Err(Error::StagedLost { .. })), "its bytes are not here: {elsewhere:?}");
+    // The publisher is alive: its PUT comes while another process settles, and must be found.
+    let settling = {
+        let (store, record) = (Arc::clone(&store), record.clone());
+        // Its time is over in a moment, as if the seal had been long ago.
+        let record = StagedRecord { body: StagedBody::Small { publish_by_ms: now_ms() }, ..record };
+        tokio::spawn(async move { store.settle(&record).await.unwrap() })
+    };
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(!settling.is_finished(), "absence was promised while the PUT could still come");
+    let token = staged.publish(&Condition::MustNotExist).await.unwrap();
+    assert_eq!(settling.await.unwrap(), Settled::Published(token.clone()));
+    // Found at once from now on.
+    assert_eq!(store.settle(&record).await.unwrap(), Settled::Published(token));
+    // Long dead: nothing is waited for.
+    let dead = StagedRecord { path: path("g"), body: StagedBody::Small { publish_by_ms: 1 }, ..record };
+    assert_eq!(store.settle(&dead).await.unwrap(), Settled::Absent);
+}
+
+async fn a_small_put_is_not_published_late(server: &Server) {
+    let store = open(&server.mount("late")).unwrap();
+    let mut staged = store.stage(&path("f"), FileId([6; 16]), None).await.unwrap();
+    staged.write(Bytes::from_static(b"twice")).await.unwrap();
+    let first = staged.seal().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let second = staged.seal().await.unwrap();
+    let limit = |record: &StagedRecord| match record.body {
+        StagedBody::Small { publish_by_ms } => publish_by_ms,
+        _ => panic!("a small put"),
+    };
+    assert!(limit(&second) > limit(&first), "a second seal gives more time");
+    staged.publish(&Condition::MustNotExist).await.unwrap();
+}
+
+async fn keys_that_cannot_be_served_are_refusals(server: &Server) {
+    // Written by another program, with keys that our own paths refuse.
+    let store = open(&server.mount("odd")).unwrap();
+    put(&store, "fine", b"x", 1).await;
+    let raw = object_store::aws::AmazonS3Builder::new()
+        .with_endpoint(server.endpoint())
+        .with_bucket_name(server.bucket())
+        .with_access_key_id(server.keys().0)
+        .with_secret_access_key(server.keys().1)
+        .with_allow_http(true)
+        .build()
+        .unwrap();
+    let http = object_store::client::HttpConnector::connect(
+        &object_store::client::ReqwestConnector::default(),
+        &object_store::ClientOptions::new().with_allow_http(true),
+    )
+    .unwrap();
+    let credential = raw.credentials().get_credential().await.unwrap();
+    for key in ["odd/new%0Aline", "odd/ctl%01x"] {
+        let url = format!("{}/{}/{key}", server.endpoint(), server.bucket());
+        let mut request = http::Request::put(url).body(Bytes::from_static(b"y").into()).unwrap();
+        object_store::aws::AwsAuthorizer::new(&credential, "s3", "us-east-1")
+            .try_authorize(&mut request, None)
+            .unwrap();
+        assert!(http.execute(request).await.unwrap().status().is_success());
+    }
+    let pages: Vec<_> = store.list(&StorePath::root()).try_collect().await.unwrap();
+    assert_eq!(pages.len(), 1);
+    assert_eq!(pages[0].entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["fine"]);
+    let refused: Vec<_> = pages[0].refused.iter().map(|refusal| refusal.name.as_str()).collect();
+    assert_eq!(refused, ["ctl\\u{1}x", "new\\nline"]);
+}
+
+async fn secrets_are_in_no_text(server: &Server) {
+    let spec = server.mount("");
+    let store = open(&spec).unwrap();
+    let text = format!("{spec:?} {store:?} {}", store.uri());
+    assert!(!text.contains(server.keys().1), "the secret is in {text}");
+    assert!(!text.contains(&server.keys().0.to_owned()), "the key id is in {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn servers_run_side_by_side_and_end_with_their_owner() {
+    let (one, two) = (Server::s3().await.unwrap(), Server::s3().await.unwrap());
+    let (first, second) = (open(&one.mount("")).unwrap(), open(&two.mount("")).unwrap());
+    let token = put(&first, "f", b"first", 1).await;
+    assert!(matches!(second.stat(&path("f")).await, Err(Error::NotFound { .. })));
+
+    // A large write is staged when its server dies.
+    let mut staged = first.stage(&path("g"), FileId([2; 16]), None).await.unwrap();
+    staged.write(Bytes::from(vec![7; 20 << 20])).await.unwrap();
+    let pid = one.pid();
+    drop(one);
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "the server outlives its owner");
+    let error = first.check().await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    let error = first.stat(&path("f")).await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    let error = first.read(&path("f"), &token, 0..5, &mut |_: u64, _: &[u8]| {}).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    assert!(staged.publish(&Condition::Any).await.unwrap_err().is_transient());
+    second.check().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_others_are_shown_and_left_alone() {
+    let server = Server::s3().await.unwrap();
+    let store = open(&server.mount("p")).unwrap();
+    let other = open(&server.mount("q")).unwrap();
+    let mut mine = store.stage(&path("d/mine"), FileId([1; 16]), None).await.unwrap();
+    let mut theirs = store.stage(&path("theirs"), FileId([2; 16]), None).await.unwrap();
+    let mut outside = other.stage(&path("outside"), FileId([3; 16]), None).await.unwrap();
+    for staged in [&mut mine, &mut theirs, &mut outside] {
+        staged.write(Bytes::from(vec![1; 9 << 20])).await.unwrap();
+        staged.seal().await.unwrap();
+    }
+    let StagedBody::Upload { upload_id: logged, .. } = theirs.begun().body else { panic!("nine MiB are an upload") };
+    let seen = std::sync::Mutex::new(Vec::new());
+    let swept = store
+        .sweep(&|remnant| {
+            let Remnant::Upload { path, upload_id, begun_ms } = remnant else { panic!("{remnant:?}") };
+            assert!(*begun_ms > 0 && (*begun_ms as u64) < now_ms() + 5000);
+            seen.lock().unwrap().push(path.to_string());
+            *upload_id != logged
+        })
+        .await
+        .unwrap();
+    assert_eq!((swept.seen, swept.removed), (2, 1));
+    let mut seen = seen.into_inner().unwrap();
+    seen.sort();
+    assert_eq!(seen, ["d/mine", "theirs"]);
+    assert!(matches!(mine.publish(&Condition::Any).await, Err(Error::StagedLost { .. })));
+    theirs.publish(&Condition::MustNotExist).await.unwrap();
+    outside.publish(&Condition::MustNotExist).await.unwrap();
+}
