@@ -184,7 +184,7 @@ pub enum Fate {
 pub(super) struct FileSlot(NonZeroU32);
 
 impl FileSlot {
-    fn of_index(index: usize) -> Self {
+    pub(super) fn of_index(index: usize) -> Self {
         let number = u32::try_from(index + 1).ok().and_then(NonZeroU32::new);
         Self(number.expect("INODES_MAX bounds the files"))
     }

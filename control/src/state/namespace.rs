@@ -396,6 +396,9 @@ impl Namespace {
     /// tree.
     pub(super) fn restore(stored: &[Stored<'_>], free: &[(u32, u32)]) -> Option<Self> {
         let total = stored.len() + free.len();
+        if !stored.iter().any(|node| node.slot == ROOT) {
+            return None;
+        }
         let mut tree = Self::new();
         let blank = |slot| Node { generation: 0, parent: slot, visible: 0, links: Links::default(), children: None };
         tree.nodes = (0..u32::try_from(total).ok()?).map(blank).collect();
