@@ -224,7 +224,8 @@ pub trait UnderStore: Send + Sync + fmt::Debug {
     /// [`Condition::Any`]. Directories are renamed only onto nothing.
     async fn rename(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat>;
 
-    /// Begins a write. `len_hint` chooses part sizes; a wrong one costs requests, never correctness.
+    /// Begins a write. `len_hint` chooses part sizes; a wrong one costs requests, never correctness. The caller has
+    /// seen that no directory is at `path`: object stores do not look again.
     async fn stage(&self, path: &StorePath, file_id: FileId, len_hint: Option<u64>) -> Result<Box<dyn Staged>>;
 
     /// Uploads part `number` (from 1) of the upload that `record` names, from any process. The publisher hands

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 #[derive(Debug, Default)]
 pub struct Traffic {
     requests: AtomicU64,
+    reads: AtomicU64,
     bytes_read: AtomicU64,
     bytes_written: AtomicU64,
 }
@@ -17,6 +18,8 @@ pub struct Traffic {
 pub struct TrafficTotals {
     /// Requests sent, retries included; for `file:` the calls of the store's operations.
     pub requests: u64,
+    /// Of these, requests for the content of files.
+    pub reads: u64,
     /// Bytes of file content received.
     pub bytes_read: u64,
     /// Bytes of file content sent.
@@ -28,6 +31,7 @@ impl Traffic {
     pub fn totals(&self) -> TrafficTotals {
         TrafficTotals {
             requests: self.requests.load(Relaxed),
+            reads: self.reads.load(Relaxed),
             bytes_read: self.bytes_read.load(Relaxed),
             bytes_written: self.bytes_written.load(Relaxed),
         }
@@ -36,6 +40,11 @@ impl Traffic {
     /// Counts one request.
     pub fn count_request(&self) {
         self.requests.fetch_add(1, Relaxed);
+    }
+
+    /// Says that a request, which is counted as one already, was for content.
+    pub fn count_content(&self) {
+        self.reads.fetch_add(1, Relaxed);
     }
 
     /// Counts content received; the engine's ring calls it for what it reads through a descriptor.

@@ -67,6 +67,14 @@ async fn what_is_wrong_with_a_mount_is_told_apart(server: &Server) {
     let error = checked(good.clone().option("aws_endpoint", &closed)).await;
     assert!(matches!(&error, Error::Unreachable { endpoint, .. } if *endpoint == closed), "{error:?}");
 
+    // No keys, and nobody to ask for them.
+    let keyless = MountSpec { options: Default::default(), ..good.clone() };
+    let keyless = keyless.option("aws_endpoint", server.endpoint()).option("aws_allow_http", "true");
+    let error = checked(keyless.clone().option("aws_metadata_endpoint", &closed)).await;
+    assert!(matches!(error, Error::MissingKeys { .. }), "{error:?}");
+    let error = checked(keyless.option("aws_skip_signature", "true")).await;
+    assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+
     // One that accepts and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let error = checked(good.option("aws_endpoint", format!("http://{}", silent.local_addr().unwrap()))).await;
