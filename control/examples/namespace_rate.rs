@@ -20,6 +20,8 @@ use std::time::Instant;
 
 const FILES_DEFAULT: u64 = 1_000_000;
 const FILES_PER_DIRECTORY: u64 = 1_000;
+/// Files that are being written at a time.
+const OPEN_FILES: u64 = 64;
 const NOW_MS: u64 = 1_800_000_000_000;
 
 fn main() {
@@ -29,18 +31,20 @@ fn main() {
 
     let commands: Vec<Command> = (0..files).map(create).collect();
     let commands_bytes = resident_bytes() - before_bytes;
-    rate("create, as applied", files, || {
-        for command in &commands {
+    let complete = |state: &mut State, number: u64| {
+        let command = Command { caller: None, change: Change::Complete { file: key(number), length: 4096 } };
+        black_box(state.apply(&command, NOW_MS).unwrap());
+    };
+    rate("create and complete", files, || {
+        for (number, command) in commands.iter().enumerate() {
             black_box(state.apply(command, NOW_MS).unwrap());
+            if let Some(number) = (number as u64).checked_sub(OPEN_FILES) {
+                complete(&mut state, number);
+            }
         }
+        (files.saturating_sub(OPEN_FILES)..files).for_each(|number| complete(&mut state, number));
     });
     drop(commands);
-    rate("complete, as applied", files, || {
-        for number in 0..files {
-            let command = Command { caller: None, change: Change::Complete { file: key(number), length: 4096 } };
-            black_box(state.apply(&command, NOW_MS).unwrap());
-        }
-    });
     let held_bytes = resident_bytes().saturating_sub(before_bytes);
     println!(
         "{} inodes hold {} bytes each, file, session and allocator's slack included (commands took {} MiB)",

@@ -164,3 +164,48 @@ impl<M: Machine> RaftSnapshotBuilder<Types> for Builder<M> {
         self.0.current()?.ok_or_else(|| io::Error::other("a snapshot was taken and is not there"))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::batch::BatchBuilder;
+    use super::super::machine::SnapshotWriter;
+    use super::*;
+
+    /// Answers with the position.
+    struct Where;
+
+    impl Machine for Where {
+        type Reply = Position;
+
+        fn apply(&mut self, at: Position, _command: &[u8]) -> Position {
+            at
+        }
+
+        fn snapshot(&self) -> SnapshotWriter {
+            Box::new(|_| Ok(()))
+        }
+
+        fn restore(&mut self, _from: &mut dyn io::Read) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A proposer's clock that goes back does not take the log's time back, nor across a snapshot,
+    /// whose head carries it.
+    #[test]
+    fn time_never_goes_back() {
+        let mut applied = Applied { machine: Where, head: Head { time_ms: 100, ..Head::default() } };
+        let mut apply = |index, time_ms| {
+            let mut batch = BatchBuilder::new(0);
+            batch.push(b"a");
+            batch.push(b"b");
+            let payload = EntryPayload::Normal(batch.finish(time_ms));
+            applied.apply(&Entry { log_id: EntryId { term: 3, index }.into(), payload }).unwrap()
+        };
+        for (index, stamped, seen) in [(1, 90, 100), (2, 110, 110), (3, 20, 110)] {
+            let at = |slot| Position { index, slot, term: 3, time_ms: seen };
+            assert_eq!(apply(index, stamped), [at(0), at(1)]);
+        }
+    }
+}

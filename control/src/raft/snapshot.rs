@@ -251,3 +251,99 @@ impl<W: Write> Write for Digesting<W> {
         self.to.flush()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::machine::Position;
+    use super::*;
+
+    /// A state of bytes.
+    #[derive(Default)]
+    struct Bytes(Vec<u8>);
+
+    impl Machine for Bytes {
+        type Reply = ();
+
+        fn apply(&mut self, _at: Position, _command: &[u8]) {}
+
+        fn snapshot(&self) -> SnapshotWriter {
+            let bytes = self.0.clone();
+            Box::new(move |out: &mut dyn Write| out.write_all(&bytes))
+        }
+
+        fn restore(&mut self, from: &mut dyn Read) -> io::Result<()> {
+            // Reads four bytes, whatever there is: more is an error of the file.
+            self.0 = vec![0; 4];
+            from.read_exact(&mut self.0)
+        }
+    }
+
+    fn head() -> Head {
+        let members = openraft::Membership::new_with_defaults(vec![[1].into()], []);
+        let at = EntryId { term: 1, index: 0 };
+        Head {
+            last: Some(EntryId { term: 2, index: 7 }),
+            members: StoredMembership::new(Some(at.into()), members),
+            time_ms: 0x55,
+        }
+    }
+
+    /// The stored form is a promise to snapshots already written.
+    #[test]
+    fn golden_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, nothing) = SnapshotDir::open(dir.path(), &mut Bytes::default()).unwrap();
+        assert_eq!(nothing, Head::default());
+        snapshots.write(&head(), Bytes(b"body".to_vec()).snapshot()).unwrap();
+        let name = "00000000000000000002-00000000000000000007.snapshot";
+        let mut golden = b"CTSNAP\0\x01".to_vec();
+        let mut encoded = Vec::new();
+        for (some, term, index) in [(1, 2u64, 7u64), (1, 1, 0)] {
+            encoded.push(some);
+            encoded.extend(term.to_le_bytes());
+            encoded.extend(index.to_le_bytes());
+            if term == 2 {
+                encoded.extend(0x55u64.to_le_bytes());
+            }
+        }
+        let members = [&[1, 0, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0][..], &[1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 9, 0]];
+        encoded.extend(members.concat());
+        encoded.extend(b"localhost");
+        golden.extend((encoded.len() as u64).to_le_bytes());
+        golden.extend(&encoded);
+        golden.extend(b"body");
+        golden.extend(blake3::hash(&golden).as_bytes());
+        assert_eq!(fs::read(dir.path().join(name)).unwrap(), golden);
+
+        let mut machine = Bytes::default();
+        let (_, again) = SnapshotDir::open(dir.path(), &mut machine).unwrap();
+        assert_eq!((again, machine.0), (head(), b"body".to_vec()));
+        for cut in 0..encoded.len() {
+            assert_eq!(Head::decode(&encoded[..cut]), None, "cut at {cut}");
+        }
+    }
+
+    /// Bytes that the machine leaves unread mean that it is not its snapshot.
+    #[test]
+    fn a_state_must_be_read_wholly() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, _) = SnapshotDir::open(dir.path(), &mut Bytes::default()).unwrap();
+        snapshots.write(&head(), Bytes(b"longer".to_vec()).snapshot()).unwrap();
+        let refused = SnapshotDir::open(dir.path(), &mut Bytes::default());
+        assert!(matches!(refused, Err(Error::Corrupt { what, .. }) if what.contains("nothing reads")));
+    }
+
+    /// A failed write leaves the one before, and no temporary.
+    #[test]
+    fn a_failed_write_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (snapshots, _) = SnapshotDir::open(dir.path(), &mut Bytes::default()).unwrap();
+        snapshots.write(&head(), Bytes(b"body".to_vec()).snapshot()).unwrap();
+        let later = Head { last: Some(EntryId { term: 2, index: 9 }), ..head() };
+        let full: SnapshotWriter = Box::new(|_| Err(io::ErrorKind::StorageFull.into()));
+        assert_eq!(snapshots.write(&later, full).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(snapshots.current().unwrap().unwrap().0, head());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+}

@@ -444,8 +444,8 @@ mod tests {
 
     /// Every single bit of an acknowledged log, flipped, is noticed before anything is dropped.
     ///
-    /// Without the mark, a flip that makes a record seem longer than the file drops that record and
-    /// all after it; without the guarded length there are many more such flips.
+    /// Without the guarded length a flip that makes a record seem longer than the file drops that
+    /// record and all after it, unless the mark notices.
     #[test]
     fn a_flipped_bit_never_drops_what_was_acknowledged() {
         let dir = tempfile::tempdir().unwrap();
