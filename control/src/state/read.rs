@@ -212,11 +212,32 @@ impl State {
 
     /// The inode of a path whose directories, as far as the log knows them, let it be changed.
     pub(super) fn survey(&self, path: &NamespacePath) -> Result<Option<Inode>, Failure> {
+        self.survey_with_mount(path).map(|(inode, _)| inode)
+    }
+
+    /// The same, of a path that still lies in the mount that the proposer found, where one may write.
+    pub(super) fn survey_writable(&self, path: &NamespacePath, mount: MountId) -> Result<Option<Inode>, Failure> {
+        let (inode, found) = self.survey_with_mount(path)?;
+        let found = found.map(|id| &self.mounts.by_id[&id]).ok_or_else(not_set_up)?;
+        if found.id != mount {
+            let text = format!("mounts changed around {path} just now: try again");
+            return Err(Failure::new(Status::Unavailable, text));
+        }
+        if found.read_only {
+            let text = format!("{path} lies in the mount at {}, which is read-only", found.path);
+            return Err(Failure::new(Status::ReadOnly, text));
+        }
+        Ok(inode)
+    }
+
+    fn survey_with_mount(&self, path: &NamespacePath) -> Result<(Option<Inode>, Option<MountId>), Failure> {
+        let mut mount = None;
         for step in self.namespace.trail(path) {
-            if step.is_last {
-                return Ok(Some(step.inode));
-            }
             let links = self.namespace.links(step.inode);
+            mount = links.mount.or(mount);
+            if step.is_last {
+                return Ok((Some(step.inode), mount));
+            }
             if links.claim.is_some_and(|claim| claim.is_deep()) {
                 return Err(not_now(&self.namespace.path(step.inode)));
             }
@@ -228,21 +249,7 @@ impl State {
                 return Err(Failure::new(Status::NotADirectory, text));
             }
         }
-        Ok(None)
-    }
-
-    /// Checks that a path still lies in the mount that the proposer found, and that one may write there.
-    pub(super) fn check_writable(&self, path: &NamespacePath, mount: MountId) -> Result<(), Failure> {
-        let found = self.mount_of(path).ok_or_else(not_set_up)?;
-        if found.id != mount {
-            let text = format!("mounts changed around {path} just now: try again");
-            return Err(Failure::new(Status::Unavailable, text));
-        }
-        if found.read_only {
-            let text = format!("{path} lies in the mount at {}, which is read-only", found.path);
-            return Err(Failure::new(Status::ReadOnly, text));
-        }
-        Ok(())
+        Ok((None, mount))
     }
 
     /// A path in its mount's under-store.

@@ -93,8 +93,7 @@ impl State {
     }
 
     fn check_mkdir(&self, path: &NamespacePath, mount: MountId, parents: bool) -> Result<(), Failure> {
-        self.check_writable(path, mount)?;
-        let Some(inode) = self.survey(path)? else { return Ok(()) };
+        let Some(inode) = self.survey_writable(path, mount)? else { return Ok(()) };
         let links = self.namespace.links(inode);
         if links.claim.is_some() {
             return Err(not_now(path));
@@ -113,8 +112,7 @@ impl State {
 
     fn check_delete(&self, path: &NamespacePath, mount: MountId, recursive: bool) -> Result<Family, Failure> {
         self.check_no_mount(path, "delete")?;
-        self.check_writable(path, mount)?;
-        let inode = self.survey(path)?;
+        let inode = self.survey_writable(path, mount)?;
         let family = self.family(path, inode, "delete")?;
         if !recursive && inode.is_some_and(|inode| self.namespace.has_children(inode)) {
             let text = format!(
@@ -141,7 +139,6 @@ impl State {
             let text = format!("{from} and {to} lie in two mounts: copy, and then delete the source");
             return refuse(Status::CrossMount, text);
         }
-        self.check_writable(from, mount)?;
         if to.is_under(from) {
             return refuse(
                 Status::InvalidArgument,
@@ -151,7 +148,7 @@ impl State {
         if from.is_under(to) {
             return refuse(Status::AlreadyExists, format!("{to} is a directory that holds {from}"));
         }
-        let (from_inode, to_inode) = (self.survey(from)?, self.survey(to)?);
+        let (from_inode, to_inode) = (self.survey_writable(from, mount)?, self.survey(to)?);
         let mut moved = self.family(from, from_inode, "rename")?;
         let replaced = self.family(to, to_inode, "rename over")?;
         let is_directory = |inode: Option<Inode>| inode.is_some_and(|inode| self.namespace.has_children(inode));

@@ -25,9 +25,8 @@ impl State {
         let Some(caller) = caller else {
             return refuse(Status::InvalidArgument, format!("only a client can write {path}: name one"));
         };
-        self.check_writable(&path, create.mount)?;
         self.check_create(create, &path)?;
-        let inode = self.survey(&path)?;
+        let inode = self.survey_writable(&path, create.mount)?;
         let mut expired = None;
         if let Some(inode) = inode {
             let links = *self.namespace.links(inode);
