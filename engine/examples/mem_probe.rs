@@ -65,10 +65,9 @@ fn probe(ring: &Ring, pool: &PagePool) {
     }
     let slab = Slab::new(pool.clone());
     block_on(ring, pool.wait_free(64));
-    let began = Instant::now();
-    let count = 10_000;
-    let objects: Vec<_> = (0..count).map(|_| block_on(ring, slab.object(4096)).expect("an object")).collect();
-    let objects_took = began.elapsed();
+    let mut small = vec![];
+    let make = |times: &mut Vec<Duration>| timed(times, || block_on(ring, slab.object(4096)).expect("an object"));
+    let objects: Vec<_> = (0..10_000).map(|_| make(&mut small)).collect();
 
     report(backing, "memfd of 64 MiB, sealed and mapped", median(empty));
     report(backing, "one page, alone", median(page));
@@ -78,7 +77,7 @@ fn probe(ring: &Ring, pool: &PagePool) {
     report(backing, "export of 64 MiB", median(export));
     report(backing, "first touch of each 4 KiB after it", median(after));
     report(backing, "recycled block, all pages", median(recycle));
-    report(backing, "small object of 4 KiB", objects_took / count);
+    report(backing, "small object of 4 KiB", median(small));
     report_text(&format!("{backing}: {:?}", slab.usage()));
     drop(objects);
     ring.drain(Duration::from_secs(20));

@@ -236,7 +236,10 @@ impl RingHandle {
     }
 }
 
-/// Operations. Each is queued at once, without a system call, and runs at the next flush, awaited or not.
+/// Operations. Each is queued at once, without a system call, and runs from the next flush on, awaited or not; dropping
+/// the future of one that waits for a peer also cancels it.
+///
+/// Sends and receives wait for the peer also on sockets in non-blocking mode; `read_at` of a non-blocking stream does not.
 impl RingHandle {
     /// Reads at `offset` of a file into `into`; for a stream, what comes next. See [`Read`] for short reads.
     pub fn read_at(&self, fd: impl Into<Fd>, into: SpanMut, offset: u64) -> Read {

@@ -206,6 +206,19 @@ fn gathered_send_arrives_whole_and_in_order() {
     assert!(block_on(&ring, ring.send_parts(Rc::new(near), many)).is_err(), "past the bound of parts");
 }
 
+/// The executor's sockets are in non-blocking mode, which must not make the ring's sends short.
+#[test]
+fn nonblocking_socket_is_sent_whole() {
+    let ring = Ring::new(8).unwrap();
+    let (near, mut far) = UnixStream::pair().unwrap();
+    near.set_nonblocking(true).unwrap();
+    let reader = std::thread::spawn(move || far.read_to_end(&mut Vec::new()).unwrap());
+    let near = Rc::new(near);
+    assert_eq!(block_on(&ring, ring.send(&near, &Span::from(vec![0; 8 << 20]))).unwrap(), 8 << 20);
+    drop(near);
+    assert_eq!(reader.join().unwrap(), 8 << 20);
+}
+
 #[test]
 fn send_to_a_closed_peer_is_an_error_and_no_signal() {
     let ring = Ring::new(8).unwrap();
