@@ -1,9 +1,8 @@
 //! Golden bytes: what a release before this one wrote, this one must write and read. A change here is a change of the
 //! protocol, and needs another `PROTOCOL_VERSION`.
 //!
-//! The four messages that matter most stand here in full; one sample of every other is a seed of the fuzz target in
-//! `fuzz/corpus/decode`, and compared with it. `CITIUS_WRITE_SEEDS=1 cargo test -p citius-wire --test golden` writes
-//! the seeds anew.
+//! The four messages that matter most stand here in full; a sample of every message is a file in `tests/golden`.
+//! `CITIUS_WRITE_GOLDEN=1 cargo test -p citius-wire --test golden` writes the files anew.
 
 #![allow(clippy::unwrap_used)]
 
@@ -106,11 +105,11 @@ fn batch() {
     assert_eq!((batch.first, batch.operations), (sent.first, sent.operations));
 }
 
-/// Every message has a seed and every seed is a message; their bytes are the same.
+/// Every message has a file and every file is a message; their bytes are the same.
 #[test]
-fn seeds_of_the_fuzz_target() {
-    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/decode");
-    let write = std::env::var_os("CITIUS_WRITE_SEEDS").is_some();
+fn every_message_in_its_file() {
+    let folder: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+    let write = std::env::var_os("CITIUS_WRITE_GOLDEN").is_some();
     let mut names = BTreeSet::new();
     for (name, bytes) in every_message::samples() {
         let name = format!("{name}.frame");
@@ -118,8 +117,8 @@ fn seeds_of_the_fuzz_target() {
             std::fs::create_dir_all(&folder).unwrap();
             std::fs::write(folder.join(&name), &bytes).unwrap();
         }
-        let seed = std::fs::read(folder.join(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-        assert_eq!(hex(&seed), hex(&bytes), "{name}");
+        let golden = std::fs::read(folder.join(&name)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(hex(&golden), hex(&bytes), "{name}");
         names.insert(name);
     }
     let found: BTreeSet<String> = std::fs::read_dir(&folder)

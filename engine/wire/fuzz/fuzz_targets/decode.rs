@@ -11,8 +11,9 @@ mod every_message;
 use citius_wire::{FRAME_BYTES_MAX, FrameBuffer, NamespacePath, PATH_BYTES_MAX, PRELUDE_BYTES, Prelude, Right};
 use every_message::judge;
 use libfuzzer_sys::fuzz_target;
+use std::path::PathBuf;
 
-fuzz_target!(|bytes: &[u8]| {
+fuzz_target!(init: seed_corpus(), |bytes: &[u8]| {
     frames(bytes);
     frames(&with_right_checksums(bytes));
 
@@ -29,6 +30,17 @@ fuzz_target!(|bytes: &[u8]| {
         path(&format!("/{text}"));
     }
 });
+
+/// Puts a sample of every message into the corpus, the first folder of the command line, so that a run starts from the
+/// messages as they are now and not from nothing. Without a folder one input is run again, and needs no seeds.
+fn seed_corpus() {
+    let Some(folder) = std::env::args_os().skip(1).map(PathBuf::from).find(|argument| argument.is_dir()) else {
+        return;
+    };
+    for (name, frame) in every_message::samples() {
+        std::fs::write(folder.join(name), frame).expect("the corpus can be written");
+    }
+}
 
 /// Takes all frames, by their heads and then whole, from a small buffer and in small receives; both ways agree.
 fn frames(bytes: &[u8]) {
