@@ -94,7 +94,7 @@ fn one_writer_a_path_until_its_lease_expires() {
     assert_eq!(abort_expired.unwrap_err().status, Status::FileBusy);
 
     world.done(stage(key(1)));
-    world.now_ms += u64::from(LEASE_MS);
+    world.now_ms += u64::from(LEASE_MS) - 2;
     assert_eq!(world.state.expired(world.now_ms).map(|file| file.key).collect::<Vec<_>>(), [key(1)]);
     let effects = world.by(BOB, second(2)).unwrap().effects;
     assert_eq!(gone(&effects), (vec![key(1)], vec![(key(1), AbortReason::LeaseExpired)]));
