@@ -1,2 +1,83 @@
-//! Under construction.
-fn main() {}
+//! `citius`: one binary for the cluster's processes and for its users.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `args` | every command and flag |
+//! | `home` | the folder with all state of one process |
+//! | `serve/` | `local`, `master`, `worker`: the composition root |
+//! | `command/` | one file for each command of a user |
+//! | `output`, `error` | tables and JSON, exit codes |
+
+mod args;
+mod command;
+mod error;
+mod home;
+mod output;
+mod serve;
+
+use args::{Cli, Command};
+use citius_client::{Client, Config, Endpoint};
+use clap::{CommandFactory, FromArgMatches};
+use error::CliError;
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+fn main() -> ExitCode {
+    // A closed pipe behind us (`citius cat x | head`) is an ordinary end, not a signal or a panic.
+    let matches = Cli::command().get_matches();
+    let cli = match Cli::from_arg_matches(&matches) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            EnvFilter::try_from_env("CITIUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,openraft=error,raft_log=error")),
+        )
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    let result = match (&cli.command, matches.subcommand()) {
+        (Command::Local(args), Some((_, own))) => serve::run_local(&cli.reach, args, own),
+        (Command::Master(args), Some((_, own))) => serve::run_master(&cli.reach, args, own),
+        (Command::Worker(args), _) => serve::run_worker(&cli.reach, args),
+        _ => command::run(&cli),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
+        Err(error) => {
+            error.report(cli.reach.json);
+            ExitCode::from(error.code())
+        }
+    }
+}
+
+/// Where a command finds its cluster.
+fn connect(reach: &args::Reach) -> Result<Client, CliError> {
+    connect_with(reach, Config { timeout: reach.timeout, ..Config::default() })
+}
+
+/// The same, for a client with its own ways.
+fn connect_with(reach: &args::Reach, config: Config) -> Result<Client, CliError> {
+    let endpoint = match &reach.master {
+        Some(master) => {
+            let token = match &reach.token_file {
+                Some(file) => Endpoint::token_from_file(file)?,
+                None => Endpoint::token_from_file(&home_dir(reach)?.join("token"))?,
+            };
+            Endpoint { master: master.clone(), token }
+        }
+        None => {
+            let mut endpoint = Endpoint::from_home(&home_dir(reach)?)?;
+            if let Some(file) = &reach.token_file {
+                endpoint.token = Endpoint::token_from_file(file)?;
+            }
+            endpoint
+        }
+    };
+    Ok(Client::connect(endpoint, config)?)
+}
+
+fn home_dir(reach: &args::Reach) -> Result<std::path::PathBuf, CliError> {
+    reach.home.clone().map_or_else(home::default_dir, Ok)
+}

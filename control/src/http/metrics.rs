@@ -116,7 +116,7 @@ impl Page {
         let series: [(&str, &str, Read); 4] = [
             ("citius_mount_read_requests_total", "Requests to an under-store", |it| it.traffic.read_requests),
             ("citius_mount_read_bytes_total", "Bytes read from an under-store", |it| it.traffic.read_bytes),
-            ("citius_mount_write_requests_total", "Requests that wrote", |it| it.traffic.write_requests),
+            ("citius_mount_other_requests_total", "Requests that wrote", |it| it.traffic.other_requests),
             ("citius_mount_write_bytes_total", "Bytes written to an under-store", |it| it.traffic.write_bytes),
         ];
         for (name, help, read) in series {

@@ -48,7 +48,7 @@ fn mount(mount: &MountInfo) -> Value {
         "sync_interval_ms": mount.sync_interval_ms,
         "read_requests": mount.traffic.read_requests,
         "read_bytes": mount.traffic.read_bytes,
-        "write_requests": mount.traffic.write_requests,
+        "other_requests": mount.traffic.other_requests,
         "write_bytes": mount.traffic.write_bytes,
     })
 }

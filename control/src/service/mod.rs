@@ -60,6 +60,8 @@ use roster::Roster;
 
 /// How long an operation waits for others that hold its path.
 const LOCK_PATIENCE: Duration = Duration::from_secs(30);
+/// How long the start of a master waits for its mounts to open.
+const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of commands in one proposal: far below what an entry may hold.
 const PROPOSAL_BYTES_MAX: usize = 8 << 20;
 
@@ -201,10 +203,15 @@ impl Service {
         }
     }
 
-    /// Opens every mount of the state; those that do not open at once are left to the schedule.
+    /// Opens every mount of the state, and gives them a moment for it; those that need longer go on in the background.
     pub(crate) async fn open_mounts(&self) {
-        let fresh = self.state(|state| self.mounts.adopt(state.mounts(), None));
-        futures::future::join_all(fresh.iter().map(|mounted| mounted.try_open())).await;
+        drop(self.state(|state| self.mounts.adopt(state.mounts(), None)));
+        let opening = self.mounts.all().into_iter().map(|mounted| {
+            self.runtime.spawn(async move {
+                mounted.try_open().await;
+            })
+        });
+        drop(tokio::time::timeout(OPEN_PATIENCE, futures::future::join_all(opening.collect::<Vec<_>>())).await);
     }
 
     /// All mounts at work.

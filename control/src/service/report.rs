@@ -121,7 +121,7 @@ fn describe(mounted: &Mounted, of_workers: Option<&MountTraffic>) -> MountInfo {
             // A store counts requests of both kinds together.
             read_requests: totals.requests,
             read_bytes: totals.bytes_read,
-            write_requests: 0,
+            other_requests: 0,
             write_bytes: totals.bytes_written,
         }
     });

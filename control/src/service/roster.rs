@@ -157,7 +157,7 @@ impl Roster {
 pub(crate) fn add(sum: &mut MountTraffic, more: &MountTraffic) {
     sum.read_requests = sum.read_requests.saturating_add(more.read_requests);
     sum.read_bytes = sum.read_bytes.saturating_add(more.read_bytes);
-    sum.write_requests = sum.write_requests.saturating_add(more.write_requests);
+    sum.other_requests = sum.other_requests.saturating_add(more.other_requests);
     sum.write_bytes = sum.write_bytes.saturating_add(more.write_bytes);
 }
 

@@ -208,6 +208,7 @@ impl UnderStore for MemoryStore {
         landing: &mut dyn Landing,
     ) -> Result<()> {
         self.shared.traffic.count_request();
+        self.shared.traffic.count_content();
         let object = self.shared.state.lock().object(path)?.clone();
         if to_stat(&object).token != *token {
             return Err(Error::VersionChanged { path: path.to_string() });

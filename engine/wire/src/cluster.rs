@@ -137,12 +137,12 @@ pub enum Work {
 pub struct MountTraffic {
     /// Which mount.
     pub mount: MountId,
-    /// Requests that read.
+    /// Requests for the content of files.
     pub read_requests: u64,
     /// Bytes read.
     pub read_bytes: u64,
-    /// Requests that wrote.
-    pub write_requests: u64,
+    /// Requests of any other kind: metadata, listings, writes.
+    pub other_requests: u64,
     /// Bytes written.
     pub write_bytes: u64,
 }

@@ -195,6 +195,20 @@ impl Request for Stage {
     type Reply = Done;
 }
 
+/// The publisher says that it has staged a block: its worker may evict it, because it is in the under-store.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
+pub struct Staged {
+    /// The file.
+    pub handle: Handle,
+    /// The block.
+    pub index: u32,
+}
+
+impl Request for Staged {
+    const KIND: Kind = Kind::Staged;
+    type Reply = Done;
+}
+
 /// Asks the publisher to make the file whole in the under-store. The answer is the acknowledgement of close.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
 pub struct Publish {

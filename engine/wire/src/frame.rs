@@ -74,8 +74,8 @@ pub enum Kind {
     Map = 26,
     /// A descriptor to write a block into (Unix socket only).
     MapWrite = 27,
-    /// A staged part of a file is to be uploaded by the worker that holds the block.
-    UploadPart = 28,
+    /// The publisher has taken a block that another worker holds.
+    Staged = 28,
     /// What a shard counts.
     Counters = 29,
 }
@@ -100,7 +100,7 @@ impl Kind {
         Self::Resident,
         Self::Map,
         Self::MapWrite,
-        Self::UploadPart,
+        Self::Staged,
         Self::Counters,
     ];
 

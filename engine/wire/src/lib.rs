@@ -41,7 +41,7 @@ pub use cluster::{
 pub use codec::{Encode, Encoder, FrameBuffer, Head, Message, Request};
 pub use data::{
     Attach, Attached, CountersRequest, Detach, Done, Free, Freed, Hello, Load, Map, MapWrite, Mapped, Publish,
-    Published, Read, ReadMode, ReadReply, ReadReplyView, Resident, ResidentBlock, ResidentReply, Seal, Stage,
+    Published, Read, ReadMode, ReadReply, ReadReplyView, Resident, ResidentBlock, ResidentReply, Seal, Stage, Staged,
     TRANSFER_BYTES_MAX, Welcome, Write,
 };
 pub use frame::{

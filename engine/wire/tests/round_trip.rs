@@ -20,7 +20,7 @@ fn every_kind_with_a_message_has_both_its_samples() {
         seen.insert((head.prelude.kind as u8, head.prelude.flags.has(Flags::REPLY)));
         assert_eq!(buffer.buffered(), 0);
     }
-    for kind in Kind::ALL.into_iter().filter(|&kind| kind != Kind::UploadPart) {
+    for kind in Kind::ALL {
         assert!(seen.contains(&(kind as u8, false)) && seen.contains(&(kind as u8, true)), "{kind:?}");
     }
 }

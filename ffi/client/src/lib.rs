@@ -73,8 +73,9 @@ pub use writer::{CreateOptions, Writer, Written};
 
 /// The wire's words that appear in this crate's interface.
 pub use citius_wire::{
-    ClusterInfo, EntryKind, ExitCode, FileInfo, FileKey, MountInfo, Operation, Outcome, Persistence, Status, Token,
-    WorkerInfo, WriteType,
+    ClusterInfo, EntryKind, ExitCode, FileInfo, FileKey, MountInfo, NamespacePath, Operation, Outcome, Persistence,
+    ResidentBlock, Status, Token, WorkerInfo, WriteType,
+    units::{block_count, block_length},
 };
 
 /// One connection at a time, for tools that measure or probe a worker or master.

@@ -16,7 +16,7 @@ const BATCH_BYTES_MAX: usize = HEADER_BYTES_MAX - (HEADER_BYTES_MAX / 8);
 const OPERATION_BYTES: usize = 512;
 
 /// What is mounted, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Default)]
 pub struct MountOptions {
     /// Options of the under-store by `object_store`'s names; values may be secrets.
     pub options: Vec<(String, String)>,
@@ -25,6 +25,13 @@ pub struct MountOptions {
     /// How long metadata of the under-store is believed: -1 for ever, 0 never, else milliseconds; `None` for the
     /// default of its scheme.
     pub sync_interval_ms: Option<i64>,
+}
+
+impl core::fmt::Debug for MountOptions {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let names: Vec<_> = self.options.iter().map(|(name, _)| name).collect();
+        f.debug_struct("MountOptions").field("options", &names).field("read_only", &self.read_only).finish_non_exhaustive()
+    }
 }
 
 impl Client {

@@ -28,13 +28,20 @@ pub enum BackingChoice {
     Only(Backing),
 }
 
-impl fmt::Display for Backing {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Backing {
+    /// The name that configuration, status and documents use.
+    pub const fn name(self) -> &'static str {
+        match self {
             Self::Hugetlb => "hugetlb",
             Self::Thp => "thp",
             Self::Small => "small",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Backing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -146,6 +146,7 @@ impl UnderStore for LocalStore {
         range: Range<u64>,
         landing: &mut dyn Landing,
     ) -> Result<()> {
+        self.inner.traffic.count_content();
         let (at, expected) = (path.clone(), token.clone());
         let fd = self.operation(move |inner| open_version(inner, &at, &expected)).await?;
         let file = Arc::new(File::from(fd));

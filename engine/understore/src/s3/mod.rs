@@ -278,6 +278,7 @@ impl UnderStore for S3Store {
             range: Some(GetRange::Bounded(range.clone())),
             ..GetOptions::default()
         };
+        inner.traffic.count_content();
         let result = inner.objects.get_opts(&key, options).await.map_err(|error| match error {
             object_store::Error::Precondition { .. } => changed(),
             other => inner.objects_error(path, other),

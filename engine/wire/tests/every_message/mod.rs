@@ -49,8 +49,7 @@ pub(crate) fn judge(head: &Head<'_>) -> Result<(), FrameError> {
         Kind::Map => either::<Map>(head),
         Kind::MapWrite => either::<MapWrite>(head),
         Kind::Counters => either::<CountersRequest>(head),
-        // No message has this kind yet.
-        Kind::UploadPart => one::<Failure>(head),
+        Kind::Staged => either::<Staged>(head),
     }
 }
 
@@ -303,7 +302,7 @@ fn counters() -> Counters {
 }
 
 fn traffic() -> MountTraffic {
-    MountTraffic { mount: MountId(1), read_requests: 2, read_bytes: 65_536, write_requests: 1, write_bytes: 5 }
+    MountTraffic { mount: MountId(1), read_requests: 2, read_bytes: 65_536, other_requests: 1, write_bytes: 5 }
 }
 
 fn file_info() -> FileInfo {

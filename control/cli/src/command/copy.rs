@@ -1,0 +1,293 @@
+//! `citius cp`: into the namespace, out of it, and within it.
+
+use super::pool;
+use super::progress::Progress;
+use super::walk::Walk;
+use crate::args::{CpArgs, Reach, WriteTypeFlag};
+use crate::error::CliError;
+use crate::output::{human_bytes, shown};
+use citius_client::{Client, CreateOptions, EntryKind, Status, WriteType};
+use std::fs;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::SyncSender;
+
+/// Bytes moved at once.
+const CHUNK_BYTES: usize = 4 << 20;
+
+/// One side of a copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Side {
+    /// A file of this machine.
+    Local(PathBuf),
+    /// A namespace path.
+    Namespace(String),
+}
+
+/// One file to copy.
+struct Task {
+    from: Side,
+    to: Side,
+}
+
+impl Side {
+    /// A path that begins with `/` is of the namespace; `file:` and everything relative is of this machine.
+    fn parse(text: &str) -> Self {
+        match text.strip_prefix("file:") {
+            Some(rest) => Self::Local(PathBuf::from(rest.strip_prefix("//").unwrap_or(rest))),
+            None if text.starts_with('/') => Self::Namespace(text.to_owned()),
+            None => Self::Local(PathBuf::from(text)),
+        }
+    }
+
+    fn name(&self) -> Result<String, CliError> {
+        let name = match self {
+            Self::Local(path) => fs::canonicalize(path).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned())),
+            Self::Namespace(path) => path.trim_end_matches('/').rsplit('/').next().map(str::to_owned),
+        };
+        name.filter(|name| !name.is_empty())
+            .ok_or_else(|| CliError::usage(format!("{self} has no name to copy it under: name the target in full")))
+    }
+
+    fn join(&self, name: &str) -> Self {
+        match self {
+            Self::Local(path) => Self::Local(path.join(name)),
+            Self::Namespace(path) => Self::Namespace(format!("{}/{name}", path.trim_end_matches('/'))),
+        }
+    }
+
+    /// Whether a directory is there; `None` if nothing is.
+    fn is_dir(&self, client: &Client) -> Result<Option<bool>, CliError> {
+        match self {
+            Self::Local(path) => match fs::metadata(path) {
+                Ok(metadata) => Ok(Some(metadata.is_dir())),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(local(path, &error)),
+            },
+            Self::Namespace(path) => match client.stat(path) {
+                Ok(info) => Ok(Some(info.kind == EntryKind::Directory)),
+                Err(error) if error.status() == Status::NotFound => Ok(None),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    fn make_dir(&self, client: &Client) -> Result<(), CliError> {
+        match self {
+            Self::Local(path) => fs::create_dir_all(path).map_err(|error| local(path, &error)),
+            Self::Namespace(path) => Ok(client.mkdir(path, true)?),
+        }
+    }
+}
+
+impl std::fmt::Display for Side {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local(path) => f.write_str(&shown(&path.to_string_lossy())),
+            Self::Namespace(path) => f.write_str(&shown(path)),
+        }
+    }
+}
+
+/// Copies.
+pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), CliError> {
+    let to = Side::parse(&args.to);
+    let to_is_dir = to.is_dir(client)?;
+    if args.from.len() > 1 && to_is_dir != Some(true) {
+        return Err(CliError::usage(format!("{to} is no directory, and several things cannot be copied to one name")));
+    }
+    let progress = Progress::new(reach, "copying");
+    let bytes = AtomicU64::new(0);
+    let sum = pool::run(
+        args.jobs,
+        |tasks| {
+            for from in &args.from {
+                let from = Side::parse(from);
+                let target = if to_is_dir == Some(true) { to.join(&from.name()?) } else { to.clone() };
+                find(client, args, &from, &target, tasks, &progress)?;
+            }
+            Ok(())
+        },
+        |task: Task| {
+            copy(client, args, &task, |count| {
+                bytes.fetch_add(count, Ordering::Relaxed);
+                progress.done(count);
+            })
+        },
+    );
+    progress.end();
+    if !reach.quiet && !reach.json {
+        eprintln!("copied {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
+    }
+    sum.into_result("files copied")
+}
+
+/// Finds the files below `from` and makes the directories that they go to.
+fn find(
+    client: &Client,
+    args: &CpArgs,
+    from: &Side,
+    to: &Side,
+    tasks: &SyncSender<Task>,
+    progress: &Progress,
+) -> Result<(), CliError> {
+    let is_dir = from.is_dir(client)?.ok_or_else(|| CliError::not_found(format!("{from} does not exist")))?;
+    if is_dir && !args.recursive {
+        return Err(CliError::usage(format!("{from} is a directory: copy it with cp -r")));
+    }
+    let send = |task| tasks.send(task).map_err(|_| CliError::failure("copying was cut short"));
+    match from {
+        Side::Namespace(path) => {
+            let mut base = None;
+            for found in Walk::new(client, path)? {
+                let found = found?;
+                let base = base.get_or_insert_with(|| found.path.clone());
+                let below = found.path[base.len()..].trim_start_matches('/');
+                let target = if below.is_empty() { to.clone() } else { to.join(below) };
+                if found.info.kind == EntryKind::Directory {
+                    target.make_dir(client)?;
+                } else {
+                    progress.expect(found.info.length);
+                    send(Task { from: Side::Namespace(found.path), to: target })?;
+                }
+            }
+        }
+        Side::Local(path) if !is_dir => {
+            progress.expect(fs::metadata(path).map_or(0, |metadata| metadata.len()));
+            send(Task { from: from.clone(), to: to.clone() })?;
+        }
+        Side::Local(path) => {
+            let mut waiting = vec![(path.clone(), to.clone())];
+            while let Some((dir, target)) = waiting.pop() {
+                target.make_dir(client)?;
+                for entry in fs::read_dir(&dir).map_err(|error| local(&dir, &error))? {
+                    let entry = entry.map_err(|error| local(&dir, &error))?;
+                    let path = entry.path();
+                    let name = entry.file_name().into_string().map_err(|name| {
+                        CliError::failure(format!("{:?} in {} is not UTF-8 and cannot be copied", name, dir.display()))
+                    })?;
+                    let metadata = fs::metadata(&path).map_err(|error| local(&path, &error))?;
+                    if metadata.is_dir() {
+                        waiting.push((path, target.join(&name)));
+                    } else {
+                        progress.expect(metadata.len());
+                        send(Task { from: Side::Local(path), to: target.join(&name) })?;
+                    }
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Result<(), CliError> {
+    match (&task.from, &task.to) {
+        (Side::Local(from), Side::Namespace(to)) => {
+            let mut file = fs::File::open(from).map_err(|error| local(from, &error))?;
+            let mut writer = client.create(to, options(args))?;
+            let mut buffer = vec![0; CHUNK_BYTES];
+            loop {
+                let count = file.read(&mut buffer).map_err(|error| local(from, &error))?;
+                if count == 0 {
+                    break;
+                }
+                writer.append(&buffer[..count])?;
+                moved(count as u64);
+            }
+            writer.close()?;
+        }
+        (Side::Namespace(from), Side::Namespace(to)) => {
+            let mut writer = client.create(to, options(args))?;
+            read_all(client, from, |chunk| {
+                writer.append(chunk)?;
+                moved(chunk.len() as u64);
+                Ok(())
+            })?;
+            writer.close()?;
+        }
+        (Side::Namespace(from), Side::Local(to)) => take_out(client, args, from, to, moved)?,
+        (Side::Local(from), Side::Local(_)) => {
+            return Err(CliError::usage(format!(
+                "{} and the target are both of this machine: a namespace path begins with /",
+                from.display()
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Copies out under a passing name, so that a file of the right name is a whole one.
+fn take_out(client: &Client, args: &CpArgs, from: &str, to: &Path, moved: impl Fn(u64)) -> Result<(), CliError> {
+    if !args.force && to.exists() {
+        return Err(CliError::failure(format!("{} exists already: replace it with cp --force", to.display())));
+    }
+    let mut passing = to.as_os_str().to_owned();
+    passing.push(".citius-part");
+    let passing = PathBuf::from(passing);
+    let write = || -> Result<(), CliError> {
+        let mut file = fs::File::create(&passing).map_err(|error| local(&passing, &error))?;
+        read_all(client, from, |chunk| {
+            file.write_all(chunk).map_err(|error| local(&passing, &error))?;
+            moved(chunk.len() as u64);
+            Ok(())
+        })?;
+        fs::rename(&passing, to).map_err(|error| local(to, &error))
+    };
+    write().inspect_err(|_| drop(fs::remove_file(&passing)))
+}
+
+fn read_all(
+    client: &Client,
+    path: &str,
+    mut chunk: impl FnMut(&[u8]) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let file = client.open(path)?;
+    let mut buffer = vec![0; CHUNK_BYTES];
+    let mut at = 0;
+    while at < file.len() {
+        let count = file.read_at(&mut buffer, at)?;
+        if count == 0 {
+            break;
+        }
+        chunk(&buffer[..count])?;
+        at += count as u64;
+    }
+    Ok(())
+}
+
+fn options(args: &CpArgs) -> CreateOptions {
+    CreateOptions {
+        overwrite: args.force,
+        write_type: match args.write_type {
+            WriteTypeFlag::CacheThrough => WriteType::CacheThrough,
+            WriteTypeFlag::Through => WriteType::Through,
+            WriteTypeFlag::MustCache => WriteType::MustCache,
+        },
+        ..CreateOptions::default()
+    }
+}
+
+fn local(path: &Path, error: &std::io::Error) -> CliError {
+    let message = format!("{}: {error}", path.display());
+    match error.kind() {
+        std::io::ErrorKind::NotFound => CliError::not_found(message),
+        std::io::ErrorKind::PermissionDenied => CliError::denied(message),
+        _ => CliError::failure(message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sides_are_told_by_how_they_begin() {
+        assert_eq!(Side::parse("/a"), Side::Namespace("/a".into()));
+        assert_eq!(Side::parse("./a"), Side::Local("./a".into()));
+        assert_eq!(Side::parse("a"), Side::Local("a".into()));
+        assert_eq!(Side::parse("file:/tmp/a"), Side::Local("/tmp/a".into()));
+        assert_eq!(Side::parse("file:///tmp/a"), Side::Local("/tmp/a".into()));
+        assert_eq!(Side::parse("/a/").join("b"), Side::Namespace("/a/b".into()));
+    }
+}

@@ -1,0 +1,65 @@
+//! The commands of a user, one file each. Each connects, does one thing, and prints it.
+
+mod bench;
+mod cluster;
+mod copy;
+mod list;
+mod mount;
+mod names;
+mod pool;
+mod print;
+mod progress;
+mod stat;
+mod walk;
+mod warm;
+
+use crate::args::{Cli, Command};
+use crate::connect;
+use crate::error::CliError;
+
+/// Runs a command that is not one of the serving ones.
+pub(crate) fn run(cli: &Cli) -> Result<(), CliError> {
+    let client = connect(&cli.reach)?;
+    let reach = &cli.reach;
+    match &cli.command {
+        Command::Local(_) | Command::Master(_) | Command::Worker(_) => unreachable!("main serves these"),
+        Command::Ls(args) => list::run(&client, reach, args),
+        Command::Cat(args) => print::cat(&client, args),
+        Command::Head(args) => print::head(&client, args),
+        Command::Tail(args) => print::tail(&client, args),
+        Command::Cp(args) => copy::run(&client, reach, args),
+        Command::Mv(args) => names::mv(&client, args),
+        Command::Rm(args) => names::rm(&client, args),
+        Command::Mkdir(args) => names::mkdir(&client, args),
+        Command::Stat(args) => stat::run(&client, reach, args),
+        Command::Mount(command) => mount::run(&client, reach, command),
+        Command::Load(args) => warm::load(&client, reach, args),
+        Command::Free(args) => warm::free(&client, reach, args),
+        Command::Cluster => cluster::run(&client, reach),
+        Command::Bench(args) => bench::run(&client, reach, args),
+    }
+}
+
+/// Goes on over several paths when one fails: each failure is said, and the end is `Partial` if some went well.
+fn for_each<T>(items: &[T], mut one: impl FnMut(&T) -> Result<(), CliError>) -> Result<(), CliError> {
+    let mut failed = Vec::new();
+    for item in items {
+        match one(item) {
+            Ok(()) => {}
+            Err(error) if error.is_closed_pipe() => return Err(error),
+            Err(error) => failed.push(error),
+        }
+    }
+    let all = failed.len() == items.len();
+    match failed.pop() {
+        None => Ok(()),
+        Some(last) if all => {
+            failed.iter().for_each(|error| error.report(false));
+            Err(last)
+        }
+        Some(last) => {
+            failed.iter().for_each(|error| error.report(false));
+            Err(CliError::partial(format!("{} ({} of {} failed)", last.message(), failed.len() + 1, items.len())))
+        }
+    }
+}

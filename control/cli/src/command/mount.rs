@@ -1,0 +1,80 @@
+//! `citius mount add`, `ls`, `rm`.
+
+use crate::args::{MountCommand, Reach};
+use crate::error::CliError;
+use crate::output::{human_bytes, json_line, shown, table};
+use crate::serve::mounts::add_request;
+use citius_client::{Client, MountInfo};
+use serde_json::{Map, Value, json};
+use std::io::{self, Write};
+
+/// Does what was asked about mounts.
+pub(crate) fn run(client: &Client, reach: &Reach, command: &MountCommand) -> Result<(), CliError> {
+    let mut out = io::stdout().lock();
+    match command {
+        MountCommand::Add(args) => {
+            let (path, uri, options) = add_request(args)?;
+            let mount = client.mount_add(&path, &uri, options)?;
+            if reach.json {
+                json_line(&mut out, &to_json(&mount))?;
+            } else if !reach.quiet {
+                writeln!(out, "{} -> {}", shown(&mount.path), shown(&mount.uri))?;
+            }
+        }
+        MountCommand::Ls => {
+            let mounts = client.mounts()?;
+            if reach.json {
+                for mount in &mounts {
+                    json_line(&mut out, &to_json(mount))?;
+                }
+            } else {
+                write!(out, "{}", as_table(&mounts))?;
+            }
+        }
+        MountCommand::Rm { path } => client.mount_remove(path)?,
+    }
+    Ok(())
+}
+
+/// Mounts for people.
+pub(crate) fn as_table(mounts: &[MountInfo]) -> String {
+    table(
+        &["path", "under-store", "access", "sync", ">requests", ">read", ">written"],
+        mounts.iter().map(|mount| {
+            let traffic = &mount.traffic;
+            vec![
+                shown(&mount.path),
+                shown(&mount.uri),
+                if mount.read_only { "read-only" } else { "read-write" }.to_owned(),
+                match mount.sync_interval_ms {
+                    -1 => "never".to_owned(),
+                    0 => "always".to_owned(),
+                    ms => format!("{} s", ms as f64 / 1000.0),
+                },
+                (traffic.read_requests + traffic.other_requests).to_string(),
+                human_bytes(traffic.read_bytes),
+                human_bytes(traffic.write_bytes),
+            ]
+        }),
+    )
+}
+
+/// A mount for programs: no secret is in what the master tells.
+pub(crate) fn to_json(mount: &MountInfo) -> Value {
+    let options: Map<String, Value> =
+        mount.options.iter().map(|(key, value)| (key.clone(), Value::from(value.clone()))).collect();
+    json!({
+        "id": mount.mount.0,
+        "path": mount.path,
+        "uri": mount.uri,
+        "options": options,
+        "read_only": mount.read_only,
+        "sync_interval_ms": mount.sync_interval_ms,
+        "under_store": {
+            "read_requests": mount.traffic.read_requests,
+            "read_bytes": mount.traffic.read_bytes,
+            "other_requests": mount.traffic.other_requests,
+            "write_bytes": mount.traffic.write_bytes,
+        },
+    })
+}

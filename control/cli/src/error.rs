@@ -1,0 +1,90 @@
+//! An error as the command line shows it, with the exit code that scripts see.
+
+use citius_client::{ExitCode, Status};
+use serde_json::json;
+
+/// What ended a command.
+#[derive(Debug)]
+pub(crate) struct CliError {
+    code: ExitCode,
+    status: Option<Status>,
+    message: String,
+    /// Who read our output has gone.
+    closed_pipe: bool,
+}
+
+impl CliError {
+    fn new(code: ExitCode, message: impl Into<String>) -> Self {
+        Self { code, status: None, message: message.into(), closed_pipe: false }
+    }
+
+    /// The command line makes no sense.
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Usage, message)
+    }
+
+    /// A failure with no code of its own.
+    pub(crate) fn failure(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Failure, message)
+    }
+
+    /// Not there.
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::NotFound, message)
+    }
+
+    /// Denied.
+    pub(crate) fn denied(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Denied, message)
+    }
+
+    /// Try again later, or start it first.
+    pub(crate) fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Unavailable, message)
+    }
+
+    /// Some of it worked; what did not is already said.
+    pub(crate) fn partial(message: impl Into<String>) -> Self {
+        Self::new(ExitCode::Partial, message)
+    }
+
+    /// What a process exits with.
+    pub(crate) fn code(&self) -> u8 {
+        self.code as u8
+    }
+
+    /// The words.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether it only says that nobody reads our output any more.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        self.closed_pipe
+    }
+
+    /// Says it on standard error: as a line, or as one JSON value.
+    pub(crate) fn report(&self, json: bool) {
+        if json {
+            let status = self.status.map(|status| format!("{status:?}"));
+            eprintln!(
+                "{}",
+                json!({ "error": { "message": self.message, "status": status, "exit_code": self.code() } })
+            );
+        } else {
+            eprintln!("citius: {}", self.message);
+        }
+    }
+}
+
+impl From<citius_client::Error> for CliError {
+    fn from(error: citius_client::Error) -> Self {
+        Self { code: error.exit_code(), status: Some(error.status()), message: error.to_string(), closed_pipe: false }
+    }
+}
+
+impl From<std::io::Error> for CliError {
+    fn from(error: std::io::Error) -> Self {
+        Self { closed_pipe: error.kind() == std::io::ErrorKind::BrokenPipe, ..Self::failure(error.to_string()) }
+    }
+}

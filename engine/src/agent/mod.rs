@@ -1,0 +1,402 @@
+//! The agent: what a worker does beside serving. It registers, keeps its place in the ring by heartbeats, hands every
+//! new view of the cluster to the shards, does the master's small tasks, and publishes written files.
+//!
+//! It runs on tokio and speaks wire messages; it never touches a shard's memory but through what a shard lends.
+
+mod link;
+mod master;
+mod publish;
+mod view;
+
+pub(crate) use publish::{Publisher, Step};
+pub(crate) use view::View;
+
+use crate::error::{Error, Result};
+use crate::driver::{Lent, ShardInbox, ShardMessage, keeps_blocks};
+use bytes::Bytes;
+use citius_wire::{
+    Attach, BlockId, ClientId, Counters, Detach, Epoch, Failure, FileKey, Handle as FileHandle, Heartbeat, Hello, Incarnation, Member,
+    MountTraffic, Operation, Origin, Outcome, Read, ReadMode, Register, Right, Ring, Staged, Status, TRANSFER_BYTES_MAX, Task,
+    Token, Work, WorkerId,
+};
+use link::Link;
+use master::{MasterClient, unexpected};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long starting up tries to register.
+const REGISTER_PATIENCE: Duration = Duration::from_secs(30);
+/// The pause between two tries to register, or between two heartbeats that failed.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long a shard may take to answer a question of the agent.
+const SHARD_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a read from another worker may take.
+const PEER_PATIENCE: Duration = Duration::from_secs(30);
+/// Rings of past epochs that are remembered.
+const RINGS_MAX: usize = 64;
+/// The longest list of unpersisted files in one heartbeat.
+const DIRTY_MAX: usize = 10_000;
+/// How long a file may be unpersisted here before the master is asked whether it still knows it.
+const DIRTY_AGE: Duration = Duration::from_secs(60);
+
+/// The worker as its agent's tasks see it.
+pub(crate) struct Node {
+    pub(crate) worker: WorkerId,
+    pub(crate) incarnation: Incarnation,
+    pub(crate) runtime: Handle,
+    pub(crate) master: MasterClient,
+    pub(crate) publisher: Publisher,
+    pub(crate) epoch: Arc<AtomicU64>,
+    shards: Vec<Arc<ShardInbox>>,
+    token: Token,
+    member: Member,
+    backing: String,
+    memory_bytes: u64,
+    view: RwLock<Arc<View>>,
+    rings: Mutex<HashMap<Epoch, Arc<Ring>>>,
+    peers: tokio::sync::Mutex<HashMap<(String, u16), Arc<Link>>>,
+    task_done: AtomicU64,
+    leaving: AtomicBool,
+}
+
+/// What a node is made of.
+pub(crate) struct NodeParts {
+    pub(crate) member: Member,
+    pub(crate) master: String,
+    pub(crate) token: Token,
+    pub(crate) shards: Vec<Arc<ShardInbox>>,
+    pub(crate) backing: String,
+    pub(crate) memory_bytes: u64,
+    pub(crate) runtime: Handle,
+}
+
+impl Node {
+    pub(crate) fn new(parts: NodeParts) -> Arc<Self> {
+        let (worker, incarnation) = (parts.member.worker, parts.member.incarnation);
+        Arc::new(Self {
+            worker,
+            incarnation,
+            runtime: parts.runtime,
+            master: MasterClient::new(parts.master, parts.token.clone(), worker, incarnation),
+            publisher: Publisher::default(),
+            epoch: Arc::new(AtomicU64::new(0)),
+            shards: parts.shards,
+            token: parts.token,
+            member: parts.member,
+            backing: parts.backing,
+            memory_bytes: parts.memory_bytes,
+            view: RwLock::new(Arc::new(View::default())),
+            rings: Mutex::new(HashMap::new()),
+            peers: tokio::sync::Mutex::new(HashMap::new()),
+            task_done: AtomicU64::new(0),
+            leaving: AtomicBool::new(false),
+        })
+    }
+
+    /// The newest view.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says the same to every shard.
+    pub(crate) fn broadcast(&self, message: impl Fn() -> ShardMessage) {
+        for shard in &self.shards {
+            if shard.send(message()).is_err() {
+                tracing::error!("a shard's inbox is full: a message to it is lost");
+            }
+        }
+    }
+
+    /// Registers and takes the first view.
+    ///
+    /// # Errors
+    /// [`Error::Master`] if the master refuses, or cannot be reached within [`REGISTER_PATIENCE`].
+    pub(crate) async fn join(&self) -> Result<Duration> {
+        let deadline = Instant::now() + REGISTER_PATIENCE;
+        loop {
+            let failure = match self.register().await {
+                Ok(heartbeat) => return Ok(heartbeat),
+                Err(failure) => failure,
+            };
+            if !failure.status.is_retryable() || Instant::now() >= deadline {
+                return Err(Error::Master { address: self.master.address().to_owned(), reason: failure.to_string() });
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn register(&self) -> Result<Duration, Failure> {
+        let registered = self
+            .master
+            .call(&Register {
+                member: self.member.clone(),
+                backing: self.backing.clone(),
+                memory_bytes: self.memory_bytes,
+            })
+            .await?;
+        self.adopt(registered.view);
+        Ok(Duration::from_millis(u64::from(registered.heartbeat_ms.max(10))))
+    }
+
+    /// Heartbeats until told to leave. A master that does not know us (any more) is registered with again.
+    pub(crate) async fn live(&self, mut interval: Duration) {
+        while !self.leaving.load(Ordering::Relaxed) {
+            sleep(interval).await;
+            match self.beat(false).await {
+                Ok(()) => {}
+                Err(failure) if failure.status == Status::NotFound => match self.register().await {
+                    Ok(heartbeat) => interval = heartbeat,
+                    Err(failure) => tracing::warn!(%failure, "cannot register again yet"),
+                },
+                Err(failure) => tracing::warn!(%failure, "a heartbeat failed"),
+            }
+        }
+    }
+
+    /// Tells the master that this worker leaves on purpose.
+    pub(crate) async fn leave(&self) {
+        self.leaving.store(true, Ordering::Relaxed);
+        if let Err(failure) = self.beat(true).await {
+            tracing::warn!(%failure, "the master was not told that this worker leaves");
+        }
+    }
+
+    async fn beat(&self, leaving: bool) -> Result<(), Failure> {
+        let heartbeat = Heartbeat {
+            worker: self.worker,
+            incarnation: self.incarnation,
+            view_version: self.view().version,
+            task_done: self.task_done.load(Ordering::Relaxed),
+            counters: self.counters().await,
+            traffic: self.traffic(),
+            dirty: self.dirty().await,
+            leaving,
+        };
+        let reply = self.master.call(&heartbeat).await?;
+        if let Some(view) = reply.view {
+            self.adopt(*view);
+        }
+        for task in reply.tasks {
+            self.perform(&task);
+        }
+        Ok(())
+    }
+
+    fn perform(&self, task: &Task) {
+        if task.number <= self.task_done.load(Ordering::Relaxed) {
+            return;
+        }
+        match task.work {
+            Work::Rekey { from, to } => self.broadcast(|| ShardMessage::Rekey { from, to }),
+            Work::Drop { file } => self.broadcast(|| ShardMessage::Drop { file }),
+        }
+        self.task_done.store(task.number, Ordering::Relaxed);
+    }
+
+    fn adopt(&self, cluster: citius_wire::ClusterView) {
+        let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
+        let next = Arc::new(slot.next(cluster));
+        self.epoch.store(next.ring.epoch.0, Ordering::Relaxed);
+        *slot = Arc::clone(&next);
+        drop(slot);
+        self.broadcast(|| ShardMessage::View(Arc::clone(&next)));
+    }
+
+    /// What the shards counted, summed.
+    pub(crate) async fn counters(&self) -> Counters {
+        let mut sum = Counters::default();
+        for answer in self.ask_all(|reply| ShardMessage::Counters { reply }).await {
+            sum.add(&answer);
+        }
+        sum
+    }
+
+    async fn dirty(&self) -> Vec<FileKey> {
+        let mut files: Vec<FileKey> =
+            self.ask_all(|reply| ShardMessage::Dirty { age: DIRTY_AGE, reply }).await.into_iter().flatten().collect();
+        files.sort_unstable();
+        files.dedup();
+        files.truncate(DIRTY_MAX);
+        files
+    }
+
+    /// Asks every shard, and gives the answers of those that did.
+    async fn ask_all<Answer>(&self, question: impl Fn(oneshot::Sender<Answer>) -> ShardMessage) -> Vec<Answer> {
+        let mut waiting = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let (reply, answer) = oneshot::channel();
+            if shard.send(question(reply)).is_ok() {
+                waiting.push(answer);
+            }
+        }
+        let mut answers = Vec::with_capacity(waiting.len());
+        for answer in waiting {
+            if let Ok(Ok(answer)) = timeout(SHARD_PATIENCE, answer).await {
+                answers.push(answer);
+            }
+        }
+        answers
+    }
+
+    fn traffic(&self) -> Vec<MountTraffic> {
+        self.view()
+            .stores()
+            .map(|(mount, store)| {
+                let totals = store.traffic().totals();
+                MountTraffic {
+                    mount,
+                    read_requests: totals.reads,
+                    read_bytes: totals.bytes_read,
+                    other_requests: totals.requests.saturating_sub(totals.reads),
+                    write_bytes: totals.bytes_written,
+                }
+            })
+            .collect()
+    }
+
+    /// The bytes of a sealed block of a file being written, from whichever worker of its ring holds it.
+    pub(crate) async fn block_of_writer(&self, right: &Right, index: u32, length: u32) -> Result<Bytes, Failure> {
+        let Origin::Writer { epoch, .. } = right.origin else {
+            return Err(Failure::new(Status::PermissionDenied, "only a file being written can be staged"));
+        };
+        let ring = self.ring_of(epoch).await?;
+        let owner = ring
+            .owner(right.place, index)
+            .ok_or_else(|| Failure::new(Status::Unavailable, "no worker lives in the ring of this file"))?;
+        let member = &ring.members[owner.member];
+        if member.worker == self.worker {
+            let block = BlockId { file: right.file, index };
+            let lent = self.lend(owner.shard, block).await?;
+            if lent.as_ref().len() != length as usize {
+                return Err(Failure::new(
+                    Status::InvalidArgument,
+                    format!("block {index} has {} bytes and was to be staged with {length}", lent.as_ref().len()),
+                ));
+            }
+            return Ok(Bytes::from_owner(lent));
+        }
+        self.read_from_peer(&member.data_address, owner.shard, right, index, length).await
+    }
+
+    /// Tells the shard that holds a block that its under-store has it. If it cannot be told, the block stays pinned
+    /// until the file is published: room is lost, nothing else.
+    pub(crate) async fn staged(&self, right: &Right, index: u32) {
+        let Origin::Writer { epoch, .. } = right.origin else { return };
+        let Ok(ring) = self.ring_of(epoch).await else { return };
+        let Some(owner) = ring.owner(right.place, index) else { return };
+        let member = &ring.members[owner.member];
+        if member.worker == self.worker {
+            let block = BlockId { file: right.file, index };
+            if let Some(shard) = self.shards.get(usize::from(owner.shard)) {
+                drop(shard.send(ShardMessage::Staged { block, keep: keeps_blocks(right) }));
+            }
+            return;
+        }
+        if let Err(failure) = self.tell_peer_staged(&member.data_address, owner.shard, right, index).await {
+            tracing::debug!(%failure, "a worker was not told that its block is staged");
+        }
+    }
+
+    async fn tell_peer_staged(&self, address: &str, shard: u16, right: &Right, index: u32) -> Result<(), Failure> {
+        let (link, handle) = self.attach_at_peer(address, shard, right).await?;
+        link.call(&Staged { handle, index }, PEER_PATIENCE).await?;
+        link.call(&Detach { handle }, PEER_PATIENCE).await?;
+        Ok(())
+    }
+
+    async fn attach_at_peer(&self, address: &str, shard: u16, right: &Right) -> Result<(Arc<Link>, FileHandle), Failure> {
+        let link = self.peer(address, shard).await?;
+        let key = self
+            .view()
+            .keys
+            .first()
+            .cloned()
+            .ok_or_else(|| Failure::new(Status::Unavailable, "no key to sign with yet"))?;
+        let handle = link.call(&Attach { capability: right.sign(&key) }, PEER_PATIENCE).await?.handle;
+        Ok((link, handle))
+    }
+
+    async fn lend(&self, shard: u16, block: BlockId) -> Result<Lent, Failure> {
+        let gone = || Failure::new(Status::Unavailable, format!("shard {shard} does not answer"));
+        let (reply, answer) = oneshot::channel();
+        self.shards
+            .get(usize::from(shard))
+            .ok_or_else(gone)?
+            .send(ShardMessage::Lend { block, reply })
+            .map_err(|_| gone())?;
+        timeout(SHARD_PATIENCE, answer).await.map_err(|_| gone())?.map_err(|_| gone())?
+    }
+
+    async fn read_from_peer(
+        &self,
+        address: &str,
+        shard: u16,
+        right: &Right,
+        index: u32,
+        length: u32,
+    ) -> Result<Bytes, Failure> {
+        let (link, handle) = self.attach_at_peer(address, shard, right).await?;
+        let start = u64::from(index) * u64::from(right.block_bytes);
+        let mut block = Vec::with_capacity(length as usize);
+        while block.len() < length as usize {
+            let offset = start + block.len() as u64;
+            let rest = (length as usize - block.len()).min(TRANSFER_BYTES_MAX as usize) as u32;
+            let read = Read { handle, length: rest, offset, mode: ReadMode::Cache };
+            let answer = link.ask(&read, PEER_PATIENCE).await?;
+            let reply = answer.head().read_reply::<Read>()?;
+            crate::store::verify_sectors(&answer.payload, &reply.crcs).map_err(|sector| {
+                Failure::new(
+                    Status::Corrupt,
+                    format!("sector {sector} of block {index} came damaged from {address}"),
+                )
+            })?;
+            if reply.offset != offset || answer.payload.len() != rest as usize {
+                return Err(Failure::new(Status::Protocol, format!("{address} answered another range than was asked")));
+            }
+            block.extend_from_slice(&answer.payload);
+        }
+        link.call(&Detach { handle }, PEER_PATIENCE).await?;
+        Ok(Bytes::from(block))
+    }
+
+    async fn peer(&self, address: &str, shard: u16) -> Result<Arc<Link>, Failure> {
+        let mut peers = self.peers.lock().await;
+        peers.retain(|_, link| !link.is_dead());
+        if let Some(link) = peers.get(&(address.to_owned(), shard)) {
+            return Ok(Arc::clone(link));
+        }
+        let mut client = [0xff; 16];
+        client[..8].copy_from_slice(&self.worker.0.to_le_bytes());
+        let hello = Hello { token: self.token.clone(), client: ClientId(client), shard };
+        let (link, _) = Link::connect(address, &hello).await?;
+        let link = Arc::new(link);
+        peers.insert((address.to_owned(), shard), Arc::clone(&link));
+        Ok(link)
+    }
+
+    /// The ring of an epoch, from memory or from the master.
+    async fn ring_of(&self, epoch: Epoch) -> Result<Arc<Ring>, Failure> {
+        let view = self.view();
+        if view.ring.epoch == epoch {
+            return Ok(Arc::new(view.ring.clone()));
+        }
+        if let Some(ring) = self.rings.lock().unwrap_or_else(PoisonError::into_inner).get(&epoch) {
+            return Ok(Arc::clone(ring));
+        }
+        let ring = match self.master.operate(Operation::Ring { epoch }, PEER_PATIENCE).await? {
+            Outcome::Ring(ring) => Arc::new(*ring),
+            other => return Err(unexpected(&other, FileKey([0; 16]))),
+        };
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        if rings.len() >= RINGS_MAX {
+            rings.clear();
+        }
+        rings.insert(epoch, Arc::clone(&ring));
+        Ok(ring)
+    }
+}

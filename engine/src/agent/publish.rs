@@ -1,0 +1,301 @@
+//! The publisher: it takes a written file block by block into its under-store, and makes it visible at the end.
+//!
+//! ```text
+//!  client            shard of block 0        publisher (one task a file)        master          under-store
+//!    Stage(0) ------------->  step  ------------> lend block 0, write  ---------------------------->  parts
+//!    Stage(1) ------------->  step  ------------> ask its owner, write ---------------------------->  parts
+//!    Publish  ------------->  step  ------------> seal  -------------------------------------------> durable
+//!                                                 PublishIntent ----------> logged
+//!                                                 publish  ---------------------------------------->  visible
+//!                                                 PublishDone ------------> logged
+//!    <--- acknowledged <---------------------------
+//! ```
+//!
+//! Invariants. Nothing is visible under the path before the intent is logged; nothing is acknowledged before it is
+//! logged done. What this process leaves behind when it dies is named in the log (an upload id) or follows from the
+//! file's id (a temporary), so the master can settle it. Blocks are staged once, in order.
+
+use crate::agent::Node;
+use crate::agent::master::unexpected;
+use crate::failure;
+use crate::driver::{ShardMessage, keeps_blocks};
+use citius_understore::{Condition, FileId, Settled, Staged, StagedBody, StagedRecord, StorePath, VersionToken};
+use citius_wire::{Failure, FileKey, Operation, Outcome, Right, Status};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+/// Steps that wait for one file's task; a client keeps fewer outstanding.
+const STEPS_MAX: usize = 256;
+/// Files that are published at once.
+const FILES_MAX: usize = 16 << 10;
+/// A file whose writer has said nothing for so long is given up: its lease is long gone.
+const IDLE_MAX: Duration = Duration::from_secs(180);
+/// How long a step tries to reach the master before it fails.
+const MASTER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a publication whose fate is unknown is asked about. Past that the intent stays in the log until this
+/// worker's life ends, and the master settles it then.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+/// The pause before asking again; each further one doubles it, up to [`SETTLE_PAUSE_MAX`].
+const SETTLE_PAUSE: Duration = Duration::from_millis(100);
+const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(10);
+
+/// One thing to do for a file being written.
+pub(crate) enum Step {
+    /// A block is sealed; take it.
+    Stage {
+        /// Which.
+        index: u32,
+        /// Its bytes.
+        length: u32,
+        /// Whom to tell.
+        done: oneshot::Sender<Result<(), Failure>>,
+    },
+    /// All are staged; make the file visible.
+    Publish {
+        /// Its length.
+        length: u64,
+        /// Whom to tell the key that the file has from now on.
+        done: oneshot::Sender<Result<FileKey, Failure>>,
+    },
+}
+
+impl Step {
+    fn refuse(self, failure: Failure) {
+        // Who asked may be gone; then nobody needs the answer.
+        match self {
+            Self::Stage { done, .. } => drop(done.send(Err(failure))),
+            Self::Publish { done, .. } => drop(done.send(Err(failure))),
+        }
+    }
+}
+
+/// The files that this worker publishes.
+#[derive(Default)]
+pub(crate) struct Publisher {
+    files: Mutex<HashMap<FileKey, mpsc::Sender<Step>>>,
+}
+
+impl Publisher {
+    /// Hands a step to its file's task, which is started by the first one. Never blocks; callable from a shard.
+    pub(crate) fn step(&self, node: &Arc<Node>, right: &Arc<Right>, step: Step) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match files.get(&right.file).filter(|sender| !sender.is_closed()) {
+            Some(sender) => sender.clone(),
+            None if files.len() >= FILES_MAX => {
+                drop(files);
+                return step.refuse(Failure::new(
+                    Status::Busy,
+                    format!("{FILES_MAX} files are being published by this worker at once: try again"),
+                ));
+            }
+            None => {
+                let (sender, steps) = mpsc::channel(STEPS_MAX);
+                files.insert(right.file, sender.clone());
+                let (node, right) = (Arc::clone(node), Arc::clone(right));
+                node.runtime.clone().spawn(async move {
+                    let file = right.file;
+                    run(&node, right, steps).await;
+                    let mut files = node.publisher.files.lock().unwrap_or_else(PoisonError::into_inner);
+                    if files.get(&file).is_some_and(mpsc::Sender::is_closed) {
+                        files.remove(&file);
+                    }
+                });
+                sender
+            }
+        };
+        drop(files);
+        if let Err(error) = sender.try_send(step) {
+            error.into_inner().refuse(Failure::new(
+                Status::Busy,
+                format!("more than {STEPS_MAX} blocks of one file wait to be staged"),
+            ));
+        }
+    }
+}
+
+/// The life of one file's task: until it is published, fails, or its writer falls silent.
+async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step>) {
+    let mut publication = Publication { node, right, staged: None, next_index: 0, length: 0, logged_upload: false };
+    loop {
+        let Ok(Some(step)) = timeout(IDLE_MAX, steps.recv()).await else {
+            publication.abandon().await;
+            return;
+        };
+        let failure = match step {
+            Step::Stage { index, length, done } => match publication.stage(index, length).await {
+                Ok(()) => {
+                    drop(done.send(Ok(())));
+                    continue;
+                }
+                Err(failure) => {
+                    drop(done.send(Err(failure.clone())));
+                    failure
+                }
+            },
+            Step::Publish { length, done } => {
+                let result = publication.publish(length).await;
+                steps.close();
+                drop(done.send(result.clone()));
+                match result {
+                    Ok(_) => return,
+                    Err(failure) => failure,
+                }
+            }
+        };
+        // A write that failed once stays failed: what follows is told the first reason.
+        publication.abandon().await;
+        steps.close();
+        while let Some(step) = steps.recv().await {
+            step.refuse(failure.clone());
+        }
+        return;
+    }
+}
+
+struct Publication<'a> {
+    node: &'a Arc<Node>,
+    right: Arc<Right>,
+    staged: Option<Box<dyn Staged>>,
+    next_index: u32,
+    length: u64,
+    /// Whether the log knows the upload that would otherwise be orphaned by a crash.
+    logged_upload: bool,
+}
+
+impl Publication<'_> {
+    async fn stage(&mut self, index: u32, length: u32) -> Result<(), Failure> {
+        if index != self.next_index {
+            return Err(Failure::new(
+                Status::InvalidArgument,
+                format!("block {index} was to be staged when block {} was due", self.next_index),
+            ));
+        }
+        let bytes = self.node.block_of_writer(&self.right, index, length).await?;
+        let staged = self.begin().await?;
+        staged.write(bytes).await.map_err(|error| failure::of_store(&error))?;
+        self.log_upload().await?;
+        self.node.staged(&self.right, index).await;
+        self.next_index += 1;
+        self.length += u64::from(length);
+        Ok(())
+    }
+
+    async fn begin(&mut self) -> Result<&mut Box<dyn Staged>, Failure> {
+        if self.staged.is_none() {
+            let view = self.node.view();
+            let store = view.store(self.right.mount)?;
+            let staged = store
+                .stage(&self.path()?, FileId(self.right.file.0), None)
+                .await
+                .map_err(|error| failure::of_store(&error))?;
+            self.staged = Some(staged);
+        }
+        Ok(self.staged.as_mut().expect("it was just put there"))
+    }
+
+    /// Logs an upload as soon as it has an id: a temporary of a file system is found by the file's id, an upload is not.
+    async fn log_upload(&mut self) -> Result<(), Failure> {
+        let Some(staged) = self.staged.as_ref().filter(|_| !self.logged_upload) else { return Ok(()) };
+        let record = staged.begun();
+        if !matches!(record.body, StagedBody::Upload { .. }) {
+            return Ok(());
+        }
+        let file = self.right.file;
+        self.node
+            .master
+            .report(Operation::StageStarted { file, record: record.encode() }, file, MASTER_PATIENCE)
+            .await?;
+        self.logged_upload = true;
+        Ok(())
+    }
+
+    async fn publish(&mut self, length: u64) -> Result<FileKey, Failure> {
+        if length != self.length {
+            return Err(Failure::new(
+                Status::InvalidArgument,
+                format!("{} bytes are staged of a file that is to have {length}", self.length),
+            ));
+        }
+        let file = self.right.file;
+        let record =
+            self.begin().await?.seal().await.map_err(|error| failure::of_store(&error))?;
+        self.log_upload().await?;
+        let intent = Operation::PublishIntent {
+            file,
+            length,
+            record: record.encode(),
+            worker: self.node.worker,
+            incarnation: self.node.incarnation,
+        };
+        let condition = match self.node.master.operate(intent, MASTER_PATIENCE).await? {
+            Outcome::Intent { replaces: None } => Condition::MustNotExist,
+            Outcome::Intent { replaces: Some(token) } => {
+                Condition::Replaces(VersionToken::new(&token).map_err(|error| failure::of_store(&error))?)
+            }
+            other => return Err(unexpected(&other, file)),
+        };
+        let token = match self.make_visible(&record, &condition).await {
+            Ok(token) => token,
+            Err(failure) => {
+                // Nothing of it can appear any more; the master need not settle what we settled.
+                let told = self.node.master.report(Operation::PublishFailed { file }, file, MASTER_PATIENCE).await;
+                if let Err(error) = told {
+                    tracing::warn!(%file, %error, "the master could not be told that a publication failed");
+                }
+                return Err(failure);
+            }
+        };
+        let done = Operation::PublishDone { file, token: token.as_bytes().to_vec() };
+        let key = match self.node.master.operate(done, SETTLE_PATIENCE).await? {
+            Outcome::Persisted { file: key } => key,
+            other => return Err(unexpected(&other, file)),
+        };
+        self.node.broadcast(|| {
+            if keeps_blocks(&self.right) { ShardMessage::Rekey { from: file, to: key } } else { ShardMessage::Drop { file } }
+        });
+        self.staged = None;
+        Ok(key)
+    }
+
+    /// Publishes; if the store's answer leaves open whether it happened, finds out. An error means that it did not,
+    /// and never will.
+    async fn make_visible(&mut self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken, Failure> {
+        let staged = self.begin().await?;
+        let error = match staged.publish(condition).await {
+            Ok(token) => return Ok(token),
+            Err(error) => error,
+        };
+        let mut pause = SETTLE_PAUSE;
+        let deadline = Instant::now() + SETTLE_PATIENCE;
+        loop {
+            let view = self.node.view();
+            match view.store(self.right.mount)?.settle(record).await {
+                Ok(Settled::Published(token)) => {
+                    tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
+                    return Ok(token);
+                }
+                Ok(Settled::Absent) => return Err(failure::of_store(&error)),
+                Err(settling) if Instant::now() < deadline => {
+                    tracing::warn!(file = %self.right.file, %settling, "a failed publication cannot be settled yet");
+                }
+                Err(settling) => return Err(failure::of_store(&settling)),
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(SETTLE_PAUSE_MAX);
+        }
+    }
+
+    async fn abandon(&mut self) {
+        let Some(mut staged) = self.staged.take() else { return };
+        if let Err(error) = staged.abandon().await {
+            tracing::warn!(file = %self.right.file, %error, "what was staged could not be removed; the master will");
+        }
+    }
+
+    fn path(&self) -> Result<StorePath, Failure> {
+        StorePath::parse(&self.right.path).map_err(|error| failure::of_store(&error))
+    }
+}

@@ -1,0 +1,323 @@
+//! Bringing missing grains of a block into its pages, each once, however many wait for them.
+//!
+//! ```text
+//! local under-store:  prepare pages -> ring read into the page -> is it still the version? -> checksums -> valid
+//! network:            prepare pages -> lend the range to tokio: copy and checksum off this core -> valid
+//! ```
+//! A fetch belongs to the shard and not to who asked first: it goes on when the asker is gone.
+
+use super::files::OpenFile;
+use super::{Shard, tally};
+use crate::failure;
+use crate::host::{Urgency, guarded};
+use crate::ring::{Fd, SpanMut};
+use crate::shard::{Attached, Wanted};
+use crate::store::{Flight, SectorCrcs};
+use crate::tier::mem::{self, Memory};
+use citius_understore::{FetchJob, Landing, UnderStore};
+use citius_wire::units::GRAIN_BYTES;
+use citius_wire::{BlockId, Failure, Origin, Status};
+use std::ops::Range;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
+
+/// Bytes of one read of a local under-store: long enough for a disk, short enough not to hold the core.
+const LOCAL_PIECE_BYTES: u32 = 512 << 10;
+/// Bytes of one request to a network under-store.
+const NETWORK_PIECE_BYTES: u32 = 16 << 20;
+/// Rounds of fetching and finding evicted, past which the tier is too small for what is asked of it at once.
+const ROUNDS_MAX: usize = 64;
+
+const _: () = assert!(
+    (LOCAL_PIECE_BYTES as usize).is_multiple_of(GRAIN_BYTES) && (NETWORK_PIECE_BYTES as usize).is_multiple_of(GRAIN_BYTES)
+);
+
+impl Shard {
+    /// Makes the wanted bytes valid, and begins to fetch `ahead` more of the block.
+    ///
+    /// # Errors
+    /// What the under-store said; `NoSpace`; `DataLost` for bytes that are nowhere else.
+    pub(super) async fn fill(self: &Rc<Self>, file: &Rc<Attached>, wanted: &Wanted, ahead: u32) -> Result<(), Failure> {
+        let block = wanted.block;
+        for _ in 0..ROUNDS_MAX {
+            if self.is_here(wanted) {
+                return Ok(());
+            }
+            if file.token.is_none() {
+                return Err(nowhere(file, block));
+            }
+            self.admit(wanted).await?;
+            let with_ahead = wanted.range.start..wanted.range.end.saturating_add(ahead).min(wanted.block_length);
+            self.take_off(file, wanted, with_ahead)?;
+            if let Some(wait) = self.flights.wait(block) {
+                if self.is_here(wanted) {
+                    return Ok(());
+                }
+                wait.landing().await?;
+            }
+        }
+        Err(self.full())
+    }
+
+    fn is_here(&self, wanted: &Wanted) -> bool {
+        let Range { start, end } = wanted.range;
+        self.blocks.borrow_mut().lookup(wanted.block, start, end - start).is_ok()
+    }
+
+    /// Makes the block resident, with nothing valid yet.
+    async fn admit(&self, wanted: &Wanted) -> Result<(), Failure> {
+        if self.blocks.borrow().stat(wanted.block).is_some() {
+            return Ok(());
+        }
+        let memory = self.memory(wanted.block_length as usize).await?;
+        let bytes = memory.bytes_allocated();
+        // Another reader may have been faster; then its memory stays and ours goes.
+        drop(self.blocks.borrow_mut().insert(wanted.block, wanted.block_length, memory, bytes));
+        Ok(())
+    }
+
+    /// Starts a fetch for all of `range` that is neither valid nor on its way.
+    fn take_off(self: &Rc<Self>, file: &Rc<Attached>, wanted: &Wanted, range: Range<u32>) -> Result<(), Failure> {
+        let view = self.view();
+        let store = view.store(file.right.mount)?;
+        let piece_bytes = if store.local().is_some() { LOCAL_PIECE_BYTES } else { NETWORK_PIECE_BYTES };
+        let missing = self.blocks.borrow().missing(wanted.block, range);
+        for piece in missing.into_iter().flat_map(|run| pieces(run, piece_bytes)) {
+            let mut blocks = self.blocks.borrow_mut();
+            let Some(memory) = blocks.memory(wanted.block).cloned() else { break };
+            let Some(flight) = blocks.begin_fetch(wanted.block, piece) else { continue };
+            drop(blocks);
+            self.flights.departed(wanted.block);
+            let trip = Trip {
+                file: Rc::clone(file),
+                store: Arc::clone(store),
+                block: wanted.block,
+                block_start: wanted.block_start,
+                memory,
+            };
+            let this = Rc::clone(self);
+            self.host.spawn(Urgency::Foreground, async move { this.fly(&trip, flight).await });
+        }
+        Ok(())
+    }
+
+    async fn fly(self: &Rc<Self>, trip: &Trip, flight: Flight) {
+        let range = flight.bytes();
+        let fetched = guarded(self.fetch(trip, range.clone())).await.unwrap_or_else(|| {
+            Err(Failure::new(Status::Internal, "a defect in the worker ended a fetch; its log has the place"))
+        });
+        let result = match fetched {
+            Ok(crcs) => {
+                tally(&self.counters.fetched_bytes, u64::from(range.end - range.start));
+                self.blocks.borrow_mut().complete_fetch(flight, &crcs);
+                Ok(())
+            }
+            Err(failure) => {
+                self.blocks.borrow_mut().fail_fetch(flight);
+                Err(failure)
+            }
+        };
+        self.flights.landed(trip.block, result);
+    }
+
+    /// Fetches a range of a block into its memory, and gives the checksums of its sectors.
+    async fn fetch(self: &Rc<Self>, trip: &Trip, range: Range<u32>) -> Result<Vec<u32>, Failure> {
+        let within = range.start as usize..range.end as usize;
+        self.prepare(Some(trip.block), &trip.memory, within.clone()).await?;
+        let into = trip
+            .memory
+            .fill(within)
+            .map_err(|error| Failure::new(Status::Internal, format!("{error}: grains {range:?} of {}", trip.block)))?;
+        let offset = trip.block_start + u64::from(range.start);
+        let (_, crcs) = self.fetch_into(&trip.file, &trip.store, offset, into).await?;
+        Ok(crcs)
+    }
+
+    /// Fetches into any memory, and gives the pieces of it back with the checksums.
+    pub(super) async fn fetch_into(
+        &self,
+        file: &Attached,
+        store: &Arc<dyn UnderStore>,
+        offset: u64,
+        into: SpanMut,
+    ) -> Result<(Vec<SpanMut>, Vec<u32>), Failure> {
+        if store.local().is_some() {
+            let open = self.open(file, store).await?;
+            return self.read_local(file, &open, offset, into).await;
+        }
+        let (span, crcs) = self.read_network(file, store, offset, into).await?;
+        Ok((vec![span], crcs))
+    }
+
+    async fn read_local(
+        &self,
+        file: &Attached,
+        open: &OpenFile,
+        offset: u64,
+        into: SpanMut,
+    ) -> Result<(Vec<SpanMut>, Vec<u32>), Failure> {
+        let length = into.len();
+        let mut crcs = SectorCrcs::with_capacity(length);
+        let (mut rest, mut done, mut at) = (into, Vec::new(), 0);
+        while at < length {
+            let read = self.ring.read_at(Fd::from(&open.descriptor), rest, offset + at as u64);
+            let (count, span) = self.driven(read).await;
+            let count = count.map_err(|error| {
+                Failure::new(Status::UnderStore, format!("{}: reading failed: {error}", file.right.path))
+            })?;
+            let traffic = open.store.traffic();
+            traffic.count_request();
+            traffic.count_content();
+            traffic.count_read(count as u64);
+            if count == 0 {
+                // Shorter than the version that was opened.
+                self.files.forget(file.right.file);
+                return Err(changed(file));
+            }
+            let (read, unread) = span.split_at(count);
+            crcs.push(read.bytes());
+            done.push(read);
+            rest = unread;
+            at += count;
+            self.host.yield_if_needed().await;
+        }
+        // Whoever wrote in place while we read has changed its times: what we have may be a mixture.
+        open.check().inspect_err(|_| self.files.forget(file.right.file))?;
+        Ok((done, crcs.finish()))
+    }
+
+    /// The open file of a local under-store. Opening is done off this core: the file system may be a slow one.
+    async fn open(&self, file: &Attached, store: &Arc<dyn UnderStore>) -> Result<Rc<OpenFile>, Failure> {
+        let key = file.right.file;
+        if let Some(open) = self.files.get(key) {
+            return Ok(open);
+        }
+        let token = file.token.clone().ok_or_else(|| nowhere(file, BlockId { file: key, index: 0 }))?;
+        let (sender, receiver) = oneshot::channel();
+        let (path, store, wanted) = (file.path.clone(), Arc::clone(store), token.clone());
+        let opener = Arc::clone(&store);
+        self.node()?.runtime.spawn_blocking(move || {
+            let local = opener.local().expect("the caller has seen that it is local");
+            // Who asked may be gone.
+            drop(sender.send(local.open_local(&path, &wanted)));
+        });
+        let descriptor = receiver
+            .await
+            .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
+            .map_err(|error| failure::of_store(&error))?;
+        let open = Rc::new(OpenFile { store, path: file.path.clone(), token, descriptor: Rc::new(descriptor) });
+        self.files.keep(key, Rc::clone(&open));
+        Ok(open)
+    }
+
+    async fn read_network(
+        &self,
+        file: &Attached,
+        store: &Arc<dyn UnderStore>,
+        offset: u64,
+        into: SpanMut,
+    ) -> Result<(SpanMut, Vec<u32>), Failure> {
+        let token = file.token.clone().ok_or_else(|| nowhere(file, BlockId { file: file.right.file, index: 0 }))?;
+        let busy = || Failure::new(Status::Busy, "too many fetches from under-stores at once: try again");
+        let length = into.len() as u64;
+        let (lent, loan) = self.loans.lend(into).map_err(|_| busy())?;
+        let crcs = Arc::new(Mutex::new(Vec::new()));
+        let (sender, receiver) = oneshot::channel();
+        let job = FetchJob {
+            store: Arc::clone(store),
+            path: file.path.clone(),
+            token,
+            range: offset..offset + length,
+            landing: Box::new(Touchdown::new(lent, &crcs)),
+            done: Box::new(move |result| drop(sender.send(result))),
+        };
+        self.bridge.fetch(job).map_err(|rejected| failure::of_store(&rejected.error))?;
+        receiver
+            .await
+            .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
+            .map_err(|error| failure::of_store(&error))?;
+        let span = loan
+            .reclaim()
+            .map_err(|_| Failure::new(Status::Internal, "a landing outlived its fetch"))?;
+        let crcs = std::mem::take(&mut *crcs.lock().unwrap_or_else(PoisonError::into_inner));
+        Ok((span, crcs))
+    }
+}
+
+/// What a fetch needs to know of its block.
+struct Trip {
+    file: Rc<Attached>,
+    store: Arc<dyn UnderStore>,
+    block: BlockId,
+    block_start: u64,
+    memory: Memory,
+}
+
+/// Where bytes from a network come down: copied once into the page, with their checksums, on tokio's thread.
+struct Touchdown {
+    lent: mem::Lent,
+    at: usize,
+    crcs: SectorCrcs,
+    out: Arc<Mutex<Vec<u32>>>,
+}
+
+impl Touchdown {
+    fn new(lent: mem::Lent, out: &Arc<Mutex<Vec<u32>>>) -> Self {
+        Self { crcs: SectorCrcs::with_capacity(lent.len()), lent, at: 0, out: Arc::clone(out) }
+    }
+}
+
+impl Landing for Touchdown {
+    fn land(&mut self, _offset: u64, bytes: &[u8]) {
+        let end = self.at + bytes.len();
+        self.lent.bytes_mut()[self.at..end].copy_from_slice(bytes);
+        self.crcs.push(&self.lent.bytes()[self.at..end]);
+        self.at = end;
+    }
+}
+
+impl Drop for Touchdown {
+    fn drop(&mut self) {
+        let crcs = std::mem::take(&mut self.crcs).finish();
+        *self.out.lock().unwrap_or_else(PoisonError::into_inner) = crcs;
+    }
+}
+
+/// Cuts a range into pieces of at most `bytes`.
+fn pieces(range: Range<u32>, bytes: u32) -> impl Iterator<Item = Range<u32>> {
+    let Range { start, end } = range;
+    (start..end).step_by(bytes as usize).map(move |at| at..at.saturating_add(bytes).min(end))
+}
+
+fn changed(file: &Attached) -> Failure {
+    Failure::new(
+        Status::VersionChanged,
+        format!("{}: changed in the under-store since it was opened; open it again", file.right.path),
+    )
+}
+
+/// A block that should be here, is not, and is in no under-store.
+pub(super) fn nowhere(file: &Attached, block: BlockId) -> Failure {
+    match file.right.origin {
+        Origin::Writer { .. } => Failure::new(
+            Status::NotFound,
+            format!("block {} of {} is not written yet", block.index, file.right.path),
+        ),
+        Origin::Memory { .. } | Origin::UnderStore { .. } => Failure::new(
+            Status::DataLost,
+            format!("{} was in memory only, and its memory is gone: delete it, or write it again", file.right.path),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_tile_a_range() {
+        assert_eq!(pieces(0..10, 4).collect::<Vec<_>>(), [0..4, 4..8, 8..10]);
+        assert_eq!(pieces(8..8, 4).count(), 0);
+    }
+}

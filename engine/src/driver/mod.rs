@@ -1,0 +1,323 @@
+//! The driver of a shard: it does what [`crate::shard`] and [`crate::store`] decide, with the shard's ring, memory and
+//! under-stores.
+//!
+//! | file | what it does |
+//! |---|---|
+//! | `message` | what other threads ask of a shard |
+//! | `read` | answers reads, warm and cold |
+//! | `fetch` | brings missing grains into pages |
+//! | `room` | memory for blocks, and eviction when there is none |
+//! | `write` | takes in blocks of files being written, and hands them to the publisher |
+//! | `map` | shows complete blocks to local clients |
+//! | `files`, `lend` | open files of local under-stores, blocks in the publisher's hands |
+//!
+//! Everything of a shard is touched on its own thread only; `RefCell` borrows never live across an await.
+
+mod fetch;
+mod files;
+mod lend;
+mod map;
+mod message;
+mod read;
+mod room;
+mod write;
+
+pub(crate) use lend::Lent;
+pub(crate) use message::{ShardInbox, ShardMessage};
+pub(crate) use write::keeps_blocks;
+
+use crate::agent::{Node, View};
+use crate::error::{Error, Result};
+use crate::host::{Bell, Host, Urgency, spawn_shard};
+use crate::inbox::Inbox;
+use crate::net::connection;
+use crate::ring::{Ring, RingHandle};
+use crate::shard::{Attached, Flights};
+use crate::store::{BlockIndex, BlockState};
+use crate::tier::mem::{BackingChoice, Grant, Limits, Loans, Memory, PagePool, Slab};
+use citius_understore::Bridge;
+use citius_wire::{Counters, Failure, FileKey, Freed, Origin, ResidentBlock, ResidentReply, Status};
+use files::OpenFiles;
+use lend::Ledger;
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::Duration;
+use write::Writing;
+
+/// Submissions that a shard's own ring holds.
+const RING_ENTRIES: u32 = 512;
+/// Of the blocks that a shard may keep open, one in this many may be an open file of a local under-store as well.
+const OPEN_FILES_PART: usize = 4;
+/// How long an ending shard waits for its ring.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a shard is started with.
+pub(crate) struct ShardParts {
+    pub(crate) number: u16,
+    pub(crate) shards: u16,
+    pub(crate) core: Option<usize>,
+    pub(crate) memory_bytes: u64,
+    pub(crate) bridge: Bridge,
+}
+
+/// What a shard says when it has started.
+pub(crate) struct Started {
+    pub(crate) inbox: Arc<ShardInbox>,
+    pub(crate) grant: Grant,
+}
+
+/// Counts of a shard, each written by it alone.
+#[derive(Default)]
+pub(crate) struct Tally {
+    pub(crate) connections: Cell<u64>,
+    pub(crate) requests: Cell<u64>,
+    pub(crate) failures: Cell<u64>,
+    pub(crate) wrong_epochs: Cell<u64>,
+    hits: Cell<u64>,
+    misses: Cell<u64>,
+    read_bytes: Cell<u64>,
+    written_bytes: Cell<u64>,
+    fetched_bytes: Cell<u64>,
+    evictions: Cell<u64>,
+    refetched_sectors: Cell<u64>,
+    maps: Cell<u64>,
+}
+
+/// Adds to a count.
+fn tally(count: &Cell<u64>, more: u64) {
+    count.set(count.get() + more);
+}
+
+/// A shard, on its thread.
+pub(crate) struct Shard {
+    pub(crate) host: Host,
+    pub(crate) ring: RingHandle,
+    pub(crate) counters: Tally,
+    number: u16,
+    inbox: Arc<ShardInbox>,
+    /// Known once the node is put together, before the first connection.
+    node: OnceCell<Arc<Node>>,
+    view: RefCell<Arc<View>>,
+    bridge: Bridge,
+    pool: PagePool,
+    slab: Slab,
+    loans: Loans,
+    ledger: Ledger,
+    blocks: RefCell<BlockIndex<Memory>>,
+    /// Blocks with a memfd of their own that may be resident at once.
+    blocks_max: usize,
+    flights: Flights,
+    writing: Writing,
+    files: OpenFiles,
+    is_ending: Cell<bool>,
+}
+
+/// Starts a shard; what it was granted comes through `started`.
+pub(crate) fn start(parts: ShardParts, started: SyncSender<Result<Started>>) -> Result<crate::host::ShardThread> {
+    spawn_shard(parts.number, parts.core, move |host| async move {
+        match Shard::new(host, &parts) {
+            Ok((shard, ring, grant)) => {
+                // The starter waits for this; if it is gone, so is the need for a shard.
+                if started.send(Ok(Started { inbox: Arc::clone(&shard.inbox), grant })).is_ok() {
+                    shard.run(&ring).await;
+                }
+            }
+            Err(error) => drop(started.send(Err(error))),
+        }
+    })
+}
+
+impl Shard {
+    fn new(host: Host, parts: &ShardParts) -> Result<(Rc<Self>, Ring, Grant)> {
+        let failed = |reason: String| Error::Shard {
+            shard: parts.number,
+            reason,
+            advice: "Check that io_uring is allowed (sysctl kernel.io_uring_disabled=0) and `ulimit -l`, `ulimit -n`",
+        };
+        let ring = Ring::new(RING_ENTRIES).map_err(|error| failed(error.to_string()))?;
+        let (pool, grant) = PagePool::start(ring.handle(), BackingChoice::Best, parts.memory_bytes, u32::from(parts.shards))
+            .map_err(|error| Error::Memory(error.to_string()))?;
+        let bell = ring.eventfd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+        let blocks_max = Limits::of_process().blocks_max(u32::from(parts.shards));
+        let bytes_max = u64::from(grant.pages) * citius_wire::units::PAGE_BYTES as u64;
+        let shard = Self {
+            host,
+            ring: ring.handle(),
+            counters: Tally::default(),
+            number: parts.number,
+            inbox: Inbox::new(bell),
+            node: OnceCell::new(),
+            view: RefCell::default(),
+            bridge: parts.bridge.clone(),
+            slab: Slab::new(pool.clone()),
+            pool,
+            loans: Loans::default(),
+            ledger: Ledger::default(),
+            blocks: RefCell::new(BlockIndex::new(bytes_max)),
+            blocks_max,
+            flights: Flights::default(),
+            writing: Writing::default(),
+            files: OpenFiles::new(blocks_max / OPEN_FILES_PART),
+            is_ending: Cell::new(false),
+        };
+        Ok((Rc::new(shard), ring, grant))
+    }
+
+    /// Hears the bell until told to end.
+    async fn run(self: &Rc<Self>, ring: &Ring) {
+        let bell = match Bell::new(self.inbox.bell()) {
+            Ok(bell) => bell,
+            Err(error) => {
+                tracing::error!(%error, "a shard cannot hear");
+                return;
+            }
+        };
+        while !self.is_ending.get() {
+            self.kick_ring();
+            bell.heard().await;
+            ring.reap();
+            for message in self.inbox.take() {
+                self.take(message);
+            }
+            self.ledger.collect();
+            self.loans.collect();
+        }
+        if !ring.drain(DRAIN_PATIENCE) {
+            tracing::warn!(shard = self.number, "operations were still under way at the end");
+        }
+    }
+
+    fn take(self: &Rc<Self>, message: ShardMessage) {
+        match message {
+            ShardMessage::Node(node) => drop(self.node.set(node)),
+            ShardMessage::Connection(accepted) => {
+                self.host.spawn(Urgency::Foreground, connection::serve(Rc::clone(self), accepted));
+            }
+            ShardMessage::View(view) => drop(self.view.replace(view)),
+            ShardMessage::Rekey { from, to } => self.rekey(from, to),
+            ShardMessage::Drop { file } => self.forget(file),
+            // The asker may have stopped waiting; then nobody needs the answer.
+            ShardMessage::Staged { block, keep } => self.staged(block, keep),
+            ShardMessage::Lend { block, reply } => drop(reply.send(self.lend(block))),
+            ShardMessage::Counters { reply } => drop(reply.send(self.count())),
+            ShardMessage::Dirty { age, reply } => drop(reply.send(self.writing.older_than(age, self.now_ms()))),
+            ShardMessage::End => self.is_ending.set(true),
+        }
+    }
+
+    /// The newest view that this shard was given.
+    pub(crate) fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.borrow())
+    }
+
+    /// See [`Host::now_ms`].
+    pub(crate) fn now_ms(&self) -> u64 {
+        self.host.now_ms()
+    }
+
+    /// Submits what is queued on the ring. Whoever queues an operation and awaits it calls this first.
+    pub(crate) fn kick_ring(&self) {
+        if let Err(error) = self.ring.flush() {
+            tracing::error!(%error, "the ring refuses what is queued");
+        }
+    }
+
+    fn node(&self) -> Result<&Arc<Node>, Failure> {
+        self.node.get().ok_or_else(|| Failure::new(Status::Unavailable, "the worker is starting"))
+    }
+
+    /// Refuses a block of an under-store file that another shard should serve.
+    fn check_owner(&self, file: &Attached, index: u32) -> Result<(), Failure> {
+        if !matches!(file.right.origin, Origin::UnderStore { .. }) {
+            return Ok(());
+        }
+        let view = self.view();
+        let worker = self.node()?.worker;
+        let owned = view
+            .ring
+            .owner(file.right.place, index)
+            .is_some_and(|owner| view.ring.members[owner.member].worker == worker && owner.shard == self.number);
+        if owned { Ok(()) } else { Err(Failure::wrong_epoch(view.ring.clone())) }
+    }
+
+    fn rekey(&self, from: FileKey, to: FileKey) {
+        self.writing.forget(from);
+        let mut blocks = self.blocks.borrow_mut();
+        let displaced = blocks.rekey(from, to);
+        let indexes: Vec<_> = blocks.blocks_of(to).map(|stat| stat.id).collect();
+        for block in indexes {
+            blocks.set_dirty(block, false);
+        }
+        drop(blocks);
+        drop(displaced);
+    }
+
+    /// Forgets a file that is gone, whatever its blocks are.
+    fn forget(&self, file: FileKey) {
+        self.writing.forget(file);
+        self.files.forget(file);
+        let removed = self.blocks.borrow_mut().remove_file(file);
+        drop(removed);
+    }
+
+    /// Forgets the clean blocks of a file.
+    pub(crate) fn free(&self, file: &Attached) -> Freed {
+        let mut blocks = self.blocks.borrow_mut();
+        let clean: Vec<_> = blocks
+            .blocks_of(file.right.file)
+            .filter(|stat| !stat.is_dirty && stat.pins == 0)
+            .map(|stat| (stat.id, u64::from(stat.bytes_valid)))
+            .collect();
+        let removed: Vec<_> = clean.iter().map(|(block, _)| blocks.remove(*block)).collect();
+        drop(blocks);
+        drop(removed);
+        Freed { bytes: clean.iter().map(|(_, bytes)| bytes).sum() }
+    }
+
+    /// What is here of a file.
+    pub(crate) fn resident(&self, file: &Attached) -> ResidentReply {
+        let mut blocks: Vec<_> = self
+            .blocks
+            .borrow()
+            .blocks_of(file.right.file)
+            .map(|stat| ResidentBlock {
+                index: stat.id.index,
+                memory_bytes: u64::from(stat.bytes_valid),
+                complete: stat.state != BlockState::Filling,
+                dirty: stat.is_dirty,
+            })
+            .collect();
+        blocks.sort_unstable_by_key(|block| block.index);
+        ResidentReply { blocks }
+    }
+
+    /// What this shard counted, and its gauges.
+    pub(crate) fn count(&self) -> Counters {
+        let page = citius_wire::units::PAGE_BYTES as u64;
+        let blocks = self.blocks.borrow();
+        let pinned = blocks.blocks().filter(|stat| stat.is_dirty || stat.pins > 0).map(|stat| stat.bytes_held).sum();
+        let pool = self.pool.usage();
+        let tally = &self.counters;
+        Counters {
+            memory_capacity_bytes: u64::from(pool.pages_granted) * page,
+            memory_used_bytes: u64::from(pool.pages_used - pool.pages_recycled) * page,
+            memory_pinned_bytes: pinned,
+            memory_mapped_bytes: u64::from(pool.pages_owed) * page,
+            blocks: blocks.len() as u64,
+            connections: tally.connections.get(),
+            requests: tally.requests.get(),
+            failures: tally.failures.get(),
+            hits: tally.hits.get(),
+            misses: tally.misses.get(),
+            read_bytes: tally.read_bytes.get(),
+            written_bytes: tally.written_bytes.get(),
+            fetched_bytes: tally.fetched_bytes.get(),
+            evictions: tally.evictions.get(),
+            wrong_epochs: tally.wrong_epochs.get(),
+            refetched_sectors: tally.refetched_sectors.get(),
+            maps: tally.maps.get(),
+        }
+    }
+}

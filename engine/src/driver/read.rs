@@ -1,0 +1,149 @@
+//! Answering reads.
+//!
+//! A warm read is answered within one borrow of the index: no task, no allocation, payload from the page. Everything
+//! else is cold: it may wait, and what it gives does not refer to the index.
+
+use super::fetch::nowhere;
+use super::{Shard, tally};
+use crate::net::outbox::Outbox;
+use crate::ring::{Span, SpanMut};
+use crate::shard::{Attached, Wanted};
+use crate::store::verify_sectors;
+use citius_wire::{Failure, Kind, Read, ReadMode, ReadReply, ReadReplyView, Status};
+use std::rc::Rc;
+
+/// Tries to serve from memory what was just fetched, before it is read past the cache.
+const TRIES_MAX: usize = 4;
+
+/// The answer to a read that waited.
+pub(crate) struct ColdAnswer {
+    /// Its head.
+    pub(crate) reply: ReadReply,
+    /// Its bytes.
+    pub(crate) payload: Vec<Span>,
+    /// How many.
+    pub(crate) payload_len: usize,
+}
+
+impl Shard {
+    /// Answers a read if all of it is in memory; true if the read must wait.
+    pub(crate) fn read_warm(&self, file: &Attached, read: &Read, id: u64, outbox: &mut Outbox) -> bool {
+        let mut blocks = self.blocks.borrow_mut();
+        let wanted = match file.read_range(read.offset, read.length, |block| Some(blocks.stat(block)?.length)) {
+            Ok(wanted) => wanted,
+            Err(failure) => {
+                tally(&self.counters.requests, 1);
+                tally(&self.counters.failures, 1);
+                outbox.failure(Kind::Read, id, &failure);
+                return false;
+            }
+        };
+        if read.mode == ReadMode::Refetch {
+            return true;
+        }
+        let Ok(hit) = blocks.lookup(wanted.block, wanted.range.start, wanted.range.end - wanted.range.start) else {
+            return true;
+        };
+        let length = (hit.range.end - hit.range.start) as usize;
+        let view = ReadReplyView { offset: wanted.block_start + u64::from(hit.range.start), crcs: hit.crcs };
+        let payload = hit.memory.span(hit.range.start as usize..hit.range.end as usize);
+        outbox.reply_with(Kind::Read, id, &view, [payload], length);
+        file.readahead.note(wanted.offset(), wanted.block_start + u64::from(wanted.range.end));
+        tally(&self.counters.requests, 1);
+        tally(&self.counters.hits, 1);
+        tally(&self.counters.read_bytes, length as u64);
+        false
+    }
+
+    /// Answers a read that has to wait for bytes.
+    ///
+    /// # Errors
+    /// `WrongEpoch`, or why the bytes cannot be had.
+    pub(crate) async fn read_cold(self: &Rc<Self>, file: &Rc<Attached>, read: &Read) -> Result<ColdAnswer, Failure> {
+        let wanted = file.read_range(read.offset, read.length, |block| Some(self.blocks.borrow().stat(block)?.length))?;
+        self.check_owner(file, wanted.block.index)?;
+        tally(&self.counters.requests, 1);
+        tally(&self.counters.misses, 1);
+        if read.mode == ReadMode::Refetch {
+            self.distrust(file, &wanted)?;
+        }
+        let ahead = file.readahead.note(wanted.offset(), wanted.block_start + u64::from(wanted.range.end));
+        if read.mode != ReadMode::NoCache {
+            for _ in 0..TRIES_MAX {
+                match self.fill(file, &wanted, ahead).await {
+                    Ok(()) => {}
+                    // What is here may not go: read past it.
+                    Err(failure) if failure.status == Status::NoSpace && file.token.is_some() => break,
+                    Err(failure) => return Err(failure),
+                }
+                if let Some(answer) = self.from_memory(&wanted) {
+                    return Ok(answer);
+                }
+            }
+        }
+        self.past_cache(file, &wanted).await
+    }
+
+    fn from_memory(&self, wanted: &Wanted) -> Option<ColdAnswer> {
+        let mut blocks = self.blocks.borrow_mut();
+        let hit = blocks.lookup(wanted.block, wanted.range.start, wanted.range.end - wanted.range.start).ok()?;
+        let range = hit.range.start as usize..hit.range.end as usize;
+        tally(&self.counters.read_bytes, range.len() as u64);
+        Some(ColdAnswer {
+            reply: ReadReply { offset: wanted.block_start + u64::from(hit.range.start), crcs: hit.crcs.into() },
+            payload_len: range.len(),
+            payload: vec![hit.memory.span(range)],
+        })
+    }
+
+    /// Reads into memory of the answer's own, which is kept no longer than the answer.
+    async fn past_cache(&self, file: &Attached, wanted: &Wanted) -> Result<ColdAnswer, Failure> {
+        if file.token.is_none() {
+            return Err(nowhere(file, wanted.block));
+        }
+        let view = self.view();
+        let store = view.store(file.right.mount)?;
+        let length = (wanted.range.end - wanted.range.start) as usize;
+        let into = SpanMut::from(vec![0; length]);
+        let (pieces, crcs) = self.fetch_into(file, store, wanted.offset(), into).await?;
+        tally(&self.counters.fetched_bytes, length as u64);
+        tally(&self.counters.read_bytes, length as u64);
+        Ok(ColdAnswer {
+            reply: ReadReply { offset: wanted.offset(), crcs: crcs.into() },
+            payload: pieces.into_iter().map(Span::from).collect(),
+            payload_len: length,
+        })
+    }
+
+    /// A reader found sectors that do not match: looks at ours, and forgets them if they are the ones that are wrong.
+    ///
+    /// # Errors
+    /// `Corrupt` if ours are wrong and there is no other copy.
+    fn distrust(&self, file: &Attached, wanted: &Wanted) -> Result<(), Failure> {
+        let mut blocks = self.blocks.borrow_mut();
+        let Ok(hit) = blocks.lookup(wanted.block, wanted.range.start, wanted.range.end - wanted.range.start) else {
+            return Ok(());
+        };
+        let span = hit.memory.span(hit.range.start as usize..hit.range.end as usize);
+        // SAFETY: a hit is valid, and valid grains are written by nobody while a span of them lives.
+        #[allow(unsafe_code)]
+        let verdict = verify_sectors(unsafe { span.bytes() }, hit.crcs);
+        let Err(sector) = verdict else { return Ok(()) };
+        let range = hit.range.clone();
+        tally(&self.counters.refetched_sectors, 1);
+        tracing::error!(block = %wanted.block, sector, "memory is damaged: a sector does not match its checksum");
+        if file.token.is_none() {
+            return Err(Failure::new(
+                Status::Corrupt,
+                format!("{} is damaged in memory, and there is no other copy", file.right.path),
+            ));
+        }
+        if !blocks.invalidate(wanted.block, range) {
+            // Clients map it, so it cannot be mended in place.
+            let removed = blocks.remove(wanted.block);
+            drop(blocks);
+            drop(removed);
+        }
+        Ok(())
+    }
+}

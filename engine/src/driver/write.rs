@@ -1,0 +1,363 @@
+//! Taking in blocks of files being written, and handing them to the publisher.
+//!
+//! ```text
+//! absent --Write--> open (memory, bytes so far, running checksums) --Seal--> in the index, complete, dirty
+//!        --MapWrite--> in a local writer's hands -------------------Seal--> sealed by the kernel, checksummed, dirty
+//!                                                             staged --> may be evicted: the under-store has it
+//! ```
+//! A block grows at its end only, so its checksums are computed once, as its bytes come. Dirty blocks are never evicted;
+//! a block that the publisher has staged is no longer the only copy of anything that was promised.
+
+use super::{Lent, Shard, tally};
+use crate::agent::Step;
+use crate::ring::SpanMut;
+use crate::shard::Attached;
+use crate::store::{BlockState, Evicted, SectorCrcs};
+use crate::tier::mem::{BlockMem, LocalWrite, MemError, Memory};
+use citius_wire::units::PAGE_BYTES;
+use citius_wire::{BlockId, Failure, FileKey, Origin, Right, Status, WriteType};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A block whose first write is shorter than this is taken for a short one, and gets memory of just that size.
+const SHORT_BYTES: usize = 1 << 20;
+/// Bytes of a local writer's block that are checksummed before others get their turn.
+const CHECKSUM_PIECE_BYTES: usize = 256 << 10;
+/// Blocks that are being written on one shard at once.
+const OPEN_MAX: usize = 16 << 10;
+
+/// The blocks that are being written.
+#[derive(Default)]
+pub(super) struct Writing {
+    open: RefCell<HashMap<BlockId, Open>>,
+    lent: RefCell<HashMap<BlockId, LocalWrite>>,
+    /// Since when files have had dirty blocks here, in milliseconds since 1970.
+    since: RefCell<HashMap<FileKey, u64>>,
+}
+
+struct Open {
+    memory: Memory,
+    written: usize,
+    crcs: SectorCrcs,
+}
+
+/// Bytes on their way into a block.
+pub(crate) struct Pending {
+    block: BlockId,
+    start: usize,
+    span: SpanMut,
+}
+
+impl Pending {
+    /// Where they go.
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.span.bytes_mut()
+    }
+}
+
+impl Writing {
+    /// Forgets a file: it is published, or given up.
+    pub(super) fn forget(&self, file: FileKey) {
+        let open: Vec<_> = self.open.borrow_mut().extract_if(|block, _| block.file == file).collect();
+        let lent: Vec<_> = self.lent.borrow_mut().extract_if(|block, _| block.file == file).collect();
+        self.since.borrow_mut().remove(&file);
+        drop((open, lent));
+    }
+
+    /// Files that have been written here for longer than `age` and are still not published.
+    pub(super) fn older_than(&self, age: Duration, now_ms: u64) -> Vec<FileKey> {
+        let limit = now_ms.saturating_sub(age.as_millis() as u64);
+        self.since.borrow().iter().filter(|(_, since)| **since <= limit).map(|(file, _)| *file).collect()
+    }
+
+    fn note(&self, file: FileKey, now_ms: u64) {
+        self.since.borrow_mut().entry(file).or_insert(now_ms);
+    }
+
+    fn check_room(&self) -> Result<(), Failure> {
+        if self.open.borrow().len() + self.lent.borrow().len() < OPEN_MAX {
+            return Ok(());
+        }
+        Err(Failure::new(Status::Busy, format!("{OPEN_MAX} blocks are being written on this shard at once: try again")))
+    }
+}
+
+impl Shard {
+    /// Makes room for the next bytes of a block.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if they are not the next ones, or cross the block's end; `NoSpace`.
+    pub(crate) async fn write_prepare(&self, file: &Attached, offset: u64, length: usize) -> Result<Pending, Failure> {
+        let right = file.for_writing()?;
+        let refuse = |why: &str| {
+            Failure::new(
+                Status::InvalidArgument,
+                format!("a write of {length} bytes at {offset} of {}: {why}", right.path),
+            )
+        };
+        let block_bytes = right.block_bytes as usize;
+        let index = u32::try_from(offset / block_bytes as u64).map_err(|_| refuse("no file is so long"))?;
+        let block = BlockId { file: right.file, index };
+        let start = (offset % block_bytes as u64) as usize;
+        let end = start + length;
+        if length == 0 || end > block_bytes {
+            return Err(refuse("it should have bytes, and stay within a block"));
+        }
+        if start != self.writing.open.borrow().get(&block).map_or(0, |open| open.written) {
+            return Err(refuse("a block is written from its start to its end"));
+        }
+        let memory = self.memory_to_write(block, block_bytes, start, end).await?;
+        self.prepare(None, &memory, start..end).await?;
+        let span = memory.fill(start..end).map_err(|error| Failure::new(Status::Conflict, error.to_string()))?;
+        Ok(Pending { block, start, span })
+    }
+
+    /// The memory of an open block, long enough for bytes up to `end`.
+    async fn memory_to_write(
+        &self,
+        block: BlockId,
+        block_bytes: usize,
+        start: usize,
+        end: usize,
+    ) -> Result<Memory, Failure> {
+        let held = self.writing.open.borrow().get(&block).map(|open| open.memory.clone());
+        match held {
+            Some(memory) if end <= memory.length() => Ok(memory),
+            Some(short) => {
+                // It was taken for a short block and is not: the one copy that this costs is of less than 1 MiB.
+                let memory = self.memory(block_bytes).await?;
+                self.prepare(None, &memory, 0..end).await?;
+                copy(&short, &memory, start)?;
+                if let Some(open) = self.writing.open.borrow_mut().get_mut(&block) {
+                    open.memory = memory.clone();
+                }
+                Ok(memory)
+            }
+            None => {
+                self.writing.check_room()?;
+                let memory = self.memory(if end < SHORT_BYTES { end } else { block_bytes }).await?;
+                let open = Open { memory: memory.clone(), written: 0, crcs: SectorCrcs::default() };
+                self.writing.open.borrow_mut().insert(block, open);
+                self.writing.note(block.file, self.now_ms());
+                Ok(memory)
+            }
+        }
+    }
+
+    /// The bytes have come.
+    ///
+    /// # Errors
+    /// `Aborted` if the file was given up meanwhile.
+    pub(crate) fn write_done(&self, file: &Attached, pending: Pending) -> Result<(), Failure> {
+        let mut open = self.writing.open.borrow_mut();
+        let Some(open) = open.get_mut(&pending.block).filter(|open| open.written == pending.start) else {
+            return Err(Failure::new(Status::Aborted, format!("the write of {} was given up", file.right.path)));
+        };
+        open.crcs.push(pending.span.bytes());
+        open.written += pending.span.len();
+        tally(&self.counters.written_bytes, pending.span.len() as u64);
+        Ok(())
+    }
+
+    /// A block is whole. Sealing it twice is no error.
+    ///
+    /// # Errors
+    /// `InvalidArgument` if it has other bytes than its writer says; `Unavailable` while a local writer still maps it.
+    pub(crate) async fn seal(&self, file: &Attached, index: u32, length: u32) -> Result<(), Failure> {
+        let right = file.for_writing()?;
+        let block = BlockId { file: right.file, index };
+        let lent = self.writing.lent.borrow_mut().remove(&block);
+        if let Some(lent) = lent {
+            return self.adopt(right, block, lent, length).await;
+        }
+        let open = self.writing.open.borrow_mut().remove(&block);
+        let Some(open) = open else {
+            let sealed = self.blocks.borrow().stat(block);
+            return match sealed {
+                Some(stat) if stat.length == length && stat.state != BlockState::Filling => Ok(()),
+                _ => Err(Failure::new(
+                    Status::InvalidArgument,
+                    format!("block {index} of {} was sealed before it was written", right.path),
+                )),
+            };
+        };
+        if open.written != length as usize {
+            let written = open.written;
+            self.writing.open.borrow_mut().insert(block, open);
+            return Err(Failure::new(
+                Status::InvalidArgument,
+                format!("block {index} of {} has {written} bytes and was sealed with {length}", right.path),
+            ));
+        }
+        self.settle_in(block, length, open.memory, &open.crcs.finish());
+        Ok(())
+    }
+
+    /// A fresh block in a local writer's hands.
+    ///
+    /// # Errors
+    /// `NoSpace`, and `InvalidArgument` if the block is being written already.
+    pub(crate) async fn map_write(&self, file: &Attached, index: u32) -> Result<OwnedFd, Failure> {
+        let right = file.for_writing()?;
+        let block = BlockId { file: right.file, index };
+        if self.writing.open.borrow().contains_key(&block) || self.writing.lent.borrow().contains_key(&block) {
+            return Err(Failure::new(
+                Status::InvalidArgument,
+                format!("block {index} of {} is being written already", right.path),
+            ));
+        }
+        self.writing.check_room()?;
+        let lent = loop {
+            match self.driven(LocalWrite::new(&self.pool, right.block_bytes as usize)).await {
+                Ok(lent) => break lent,
+                Err(error) => self.evict_for(&error)?,
+            }
+        };
+        let descriptor = lent.descriptor().map_err(|error| Failure::new(Status::Busy, error.to_string()))?;
+        self.writing.lent.borrow_mut().insert(block, lent);
+        self.writing.note(block.file, self.now_ms());
+        Ok(descriptor)
+    }
+
+    async fn adopt(&self, right: &Right, block: BlockId, lent: LocalWrite, length: u32) -> Result<(), Failure> {
+        let memory = match lent.adopt(length as usize) {
+            Ok(memory) => memory,
+            Err((error, lent)) => {
+                self.writing.lent.borrow_mut().insert(block, lent);
+                let status = match error {
+                    MemError::StillMapped => Status::Unavailable,
+                    _ => Status::InvalidArgument,
+                };
+                return Err(Failure::new(status, format!("block {} of {}: {error}", block.index, right.path)));
+            }
+        };
+        let mut crcs = SectorCrcs::with_capacity(length as usize);
+        for start in (0..length as usize).step_by(CHECKSUM_PIECE_BYTES) {
+            let end = (start + CHECKSUM_PIECE_BYTES).min(length as usize);
+            let span = memory.span(start..end);
+            // SAFETY: the kernel has sealed the block against writing, by whomever.
+            #[allow(unsafe_code)]
+            crcs.push(unsafe { span.bytes() });
+            self.host.yield_if_needed().await;
+        }
+        tally(&self.counters.written_bytes, u64::from(length));
+        let memory = self.fitted(memory, length as usize).await?;
+        self.settle_in(block, length, memory, &crcs.finish());
+        Ok(())
+    }
+
+    /// A block of which only a part is used moves to memory of its size, or it would hold pages for nothing.
+    async fn fitted(&self, memory: Rc<BlockMem>, length: usize) -> Result<Memory, Failure> {
+        let needed = (length.div_ceil(PAGE_BYTES) * PAGE_BYTES) as u64;
+        if memory.bytes_allocated() <= needed {
+            return Ok(Memory::Block(memory));
+        }
+        let small = self.memory(length).await?;
+        self.prepare(None, &small, 0..length).await?;
+        copy(&Memory::Block(memory), &small, length)?;
+        Ok(small)
+    }
+
+    /// Puts a whole written block into the index: complete, dirty.
+    fn settle_in(&self, block: BlockId, length: u32, memory: Memory, crcs: &[u32]) {
+        let bytes = memory.bytes_allocated();
+        let is_immutable = matches!(&memory, Memory::Block(memory) if memory.is_exported());
+        let mut blocks = self.blocks.borrow_mut();
+        let replaced: Option<Evicted<Memory>> = blocks.remove(block);
+        let inserted = blocks.insert(block, length, memory, bytes);
+        debug_assert!(inserted.is_ok(), "it was just removed");
+        blocks.set_dirty(block, true);
+        let flight = blocks.begin_fetch(block, 0..length).expect("nothing of a new block is valid or flying");
+        blocks.complete_fetch(flight, crcs);
+        if is_immutable {
+            blocks.set_exported(block);
+        }
+        drop(blocks);
+        drop(replaced);
+    }
+
+    /// Lends a sealed block to the publisher.
+    pub(super) fn lend(&self, block: BlockId) -> Result<Lent, Failure> {
+        let blocks = self.blocks.borrow();
+        let stat = blocks.stat(block).filter(|stat| stat.state != BlockState::Filling);
+        let (Some(stat), Some(memory)) = (stat, blocks.memory(block)) else {
+            return Err(Failure::new(Status::InvalidArgument, format!("block {block} was staged before it was sealed")));
+        };
+        self.ledger
+            .lend(memory.span(0..stat.length as usize))
+            .ok_or_else(|| Failure::new(Status::Busy, "too many blocks are being published at once: try again"))
+    }
+
+    /// The publisher has a block: it may be evicted, or, if it is not to be cached, goes now.
+    pub(super) fn staged(&self, block: BlockId, keep: bool) {
+        let mut blocks = self.blocks.borrow_mut();
+        blocks.set_dirty(block, false);
+        let gone = if keep { None } else { blocks.remove(block) };
+        drop(blocks);
+        drop(gone);
+    }
+
+    /// The publisher, another worker, says that it has a block of this shard.
+    ///
+    /// # Errors
+    /// `PermissionDenied` to anybody without the right to write.
+    pub(crate) fn staged_elsewhere(&self, file: &Attached, index: u32) -> Result<(), Failure> {
+        let right = file.for_writing()?;
+        self.staged(BlockId { file: right.file, index }, keeps_blocks(right));
+        Ok(())
+    }
+
+    /// Hands a sealed block to the publisher, and waits until it is staged.
+    ///
+    /// # Errors
+    /// What the under-store or the master said; the write is then over.
+    pub(crate) async fn stage(&self, file: &Attached, index: u32, length: u32) -> Result<(), Failure> {
+        let (done, answer) = oneshot::channel();
+        self.publisher_step(file, Step::Stage { index, length, done })?;
+        answer.await.map_err(|_| ending())?
+    }
+
+    /// Makes a written file visible in its under-store, and gives the key that it has from then on.
+    ///
+    /// # Errors
+    /// As [`Shard::stage`].
+    pub(crate) async fn publish(&self, file: &Attached, length: u64) -> Result<FileKey, Failure> {
+        let (done, answer) = oneshot::channel();
+        self.publisher_step(file, Step::Publish { length, done })?;
+        answer.await.map_err(|_| ending())?
+    }
+
+    fn publisher_step(&self, file: &Attached, step: Step) -> Result<(), Failure> {
+        let right: &Arc<Right> = file.for_writing()?;
+        if !matches!(right.origin, Origin::Writer { .. }) {
+            return Err(Failure::new(Status::PermissionDenied, format!("{} is not being written", right.path)));
+        }
+        let node = self.node()?;
+        node.publisher.step(node, right, step);
+        Ok(())
+    }
+}
+
+/// Whether the blocks of a written file stay cached once its under-store has them.
+pub(crate) fn keeps_blocks(right: &Right) -> bool {
+    matches!(right.origin, Origin::Writer { write_type: WriteType::CacheThrough | WriteType::MustCache, .. })
+}
+
+fn ending() -> Failure {
+    Failure::new(Status::Unavailable, "the worker is ending")
+}
+
+/// Copies the first `length` bytes.
+fn copy(from: &Memory, to: &Memory, length: usize) -> Result<(), Failure> {
+    let source = from.span(0..length);
+    let mut target = to.fill(0..length).map_err(|error| Failure::new(Status::Internal, error.to_string()))?;
+    // SAFETY: the source is a block at rest: its writer waits for this, or the kernel has sealed it.
+    #[allow(unsafe_code)]
+    target.bytes_mut().copy_from_slice(unsafe { source.bytes() });
+    Ok(())
+}

@@ -1,0 +1,467 @@
+//! One client's connection, on its shard: frames in, answers out.
+//!
+//! Budget of a warm read over TCP (counted by `tests/budget.rs`): for all the requests that one receive brings, one
+//! `recv` and one `sendmsg`; no copy in user space of payload, no allocation in steady state. A request that must wait
+//! (a miss, a map of an incomplete block, a publication) goes on in a task of its own and is answered when it is ready,
+//! in any order.
+//!
+//! Bounds: [`WAITING_MAX`] requests may wait at once and [`QUEUED_BYTES_MAX`] bytes of answers may queue; at either the
+//! connection is not read from until it has room, so a client that does not receive costs a bounded amount of memory.
+
+use crate::host::{Stream, Urgency, guarded, panic_text};
+use crate::net::acceptor::{Accepted, Door};
+use crate::net::outbox::{Outbox, Progress};
+use crate::ring::Fd;
+use crate::driver::Shard;
+use crate::shard::{Attached, Handles};
+use citius_wire::{
+    Attach, Attached as AttachedReply, CountersRequest, Detach, Done, Failure, FrameBuffer, FrameError, Free,
+    Head, Kind, Load, Map, MapWrite, Publish, Published, Read, Request, Resident, Seal, Stage, Staged, Status,
+    Write,
+};
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+/// Requests of one connection that may wait at once.
+const WAITING_MAX: usize = 256;
+/// Bytes of answers that may queue before no more requests are taken.
+const QUEUED_BYTES_MAX: usize = 16 << 20;
+/// Bytes received at once.
+const RECEIVE_BYTES: usize = 64 << 10;
+/// Bytes of a payload that is thrown away at once, because its request was refused.
+const DISCARD_BYTES: usize = 64 << 10;
+
+/// What the tasks of one connection share.
+pub(crate) struct Connection {
+    /// The socket, for sending; receiving goes through the executor's stream of the same socket.
+    socket: Rc<OwnedFd>,
+    door: Door,
+    pub(crate) handles: RefCell<Handles>,
+    outbox: RefCell<Outbox>,
+    /// Whether a task waits for the socket to have room.
+    is_blocked: Cell<bool>,
+    is_broken: Cell<bool>,
+    waiting: Cell<usize>,
+    /// The receiving task, while it waits for room.
+    receiver: RefCell<Option<Waker>>,
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(shard: Rc<Shard>, accepted: Accepted) {
+    let Accepted { socket, door, place } = accepted;
+    let sending = match socket.try_clone() {
+        Ok(sending) => Rc::new(sending),
+        Err(error) => {
+            tracing::warn!(%error, "a connection was dropped: raise `ulimit -n`");
+            return;
+        }
+    };
+    let mut stream = match door {
+        Door::Tcp => Stream::tcp(socket),
+        Door::Unix => Stream::unix(socket),
+    };
+    let connection = Rc::new(Connection {
+        socket: sending,
+        door,
+        handles: RefCell::default(),
+        outbox: RefCell::default(),
+        is_blocked: Cell::new(false),
+        is_broken: Cell::new(false),
+        waiting: Cell::new(0),
+        receiver: RefCell::default(),
+    });
+    shard.counters.connections.set(shard.counters.connections.get() + 1);
+    if let Err(error) = connection.converse(&shard, &mut stream).await {
+        tracing::debug!(%error, "a connection ended");
+    }
+    // Tasks that still work for it find it broken; the socket closes with the last of them.
+    connection.break_off();
+    shard.counters.connections.set(shard.counters.connections.get() - 1);
+    drop(place);
+}
+
+impl Connection {
+    async fn converse(self: &Rc<Self>, shard: &Rc<Shard>, stream: &mut Stream) -> io::Result<()> {
+        let mut input = FrameBuffer::new(RECEIVE_BYTES);
+        loop {
+            let is_drained = self.take_frames(shard, stream, &mut input).await?;
+            self.send(shard);
+            self.room().await?;
+            if is_drained {
+                match stream.receive(input.spare()).await? {
+                    0 => return Ok(()),
+                    count => input.filled(count),
+                }
+            }
+        }
+    }
+
+    /// Takes whole frames from the buffer until none is left (true), or the connection is full (false).
+    async fn take_frames(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        stream: &mut Stream,
+        input: &mut FrameBuffer,
+    ) -> io::Result<bool> {
+        while !self.is_full() {
+            let head = match input.next_head() {
+                Ok(Some(head)) => head,
+                Ok(None) => return Ok(true),
+                Err(error) => return self.end(0, Kind::Hello, &error.to_string()).map(|()| true),
+            };
+            let prelude = head.prelude;
+            match prelude.kind {
+                Kind::Write => {
+                    let write = match head.read::<Write>() {
+                        Ok(write) => write,
+                        Err(error) => return self.end(prelude.request_id, Kind::Write, &error.to_string()).map(|()| true),
+                    };
+                    // Whoever waits for earlier answers should not wait for this payload too.
+                    self.send(shard);
+                    let result = self.write(shard, stream, input, write, prelude.payload_len as usize).await?;
+                    self.answer::<Write>(shard, prelude.request_id, &result);
+                }
+                kind if prelude.payload_len > 0 => {
+                    return self.end(prelude.request_id, kind, "a request of this kind has no payload").map(|()| true);
+                }
+                _ => self.dispatch(shard, &head)?,
+            }
+        }
+        Ok(false)
+    }
+
+    /// Answers at once what can be, and starts a task for what cannot. A panic is this request's failure only.
+    fn dispatch(self: &Rc<Self>, shard: &Rc<Shard>, head: &Head<'_>) -> io::Result<()> {
+        let (kind, id) = (head.prelude.kind, head.prelude.request_id);
+        let outcome = catch_unwind(AssertUnwindSafe(|| match kind {
+            Kind::Read => self.read(shard, id, head),
+            _ => self.dispatch_other(shard, id, head),
+        }));
+        match outcome {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => self.end(id, kind, &error.to_string()),
+            Err(panic) => {
+                tracing::error!(panic = panic_text(&*panic), ?kind, "a defect: a request panicked");
+                self.fail(shard, kind, id, &defect());
+                Ok(())
+            }
+        }
+    }
+
+    fn read(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, head: &Head<'_>) -> Result<(), FrameError> {
+        let read: Read = head.read()?;
+        let attached = {
+            let handles = self.handles.borrow();
+            match handles.get(read.handle, shard.now_ms()) {
+                Ok(attached) => {
+                    if !shard.read_warm(attached, &read, id, &mut self.outbox.borrow_mut()) {
+                        return Ok(());
+                    }
+                    Rc::clone(attached)
+                }
+                Err(failure) => {
+                    drop(handles);
+                    self.fail(shard, Kind::Read, id, &failure);
+                    return Ok(());
+                }
+            }
+        };
+        self.start(shard, Kind::Read, id, move |this, shard| async move {
+            match shard.read_cold(&attached, &read).await {
+                Ok(answer) => this.outbox.borrow_mut().reply_with(
+                    Kind::Read,
+                    id,
+                    &answer.reply,
+                    answer.payload,
+                    answer.payload_len,
+                ),
+                Err(failure) => this.fail(&shard, Kind::Read, id, &failure),
+            }
+        });
+        Ok(())
+    }
+
+    fn dispatch_other(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, head: &Head<'_>) -> Result<(), FrameError> {
+        match head.prelude.kind {
+            Kind::Attach => {
+                let request: Attach = head.read()?;
+                let view = shard.view();
+                let result = self.handles.borrow_mut().attach(&request.capability, &view.keys, shard.now_ms());
+                self.answer::<Attach>(shard, id, &result.map(|handle| AttachedReply { handle }));
+            }
+            Kind::Detach => {
+                let request: Detach = head.read()?;
+                let result = self.handles.borrow_mut().detach(request.handle);
+                self.answer::<Detach>(shard, id, &result.map(|()| Done {}));
+            }
+            Kind::Seal => self.later(shard, id, head.read::<Seal>()?, |request| request.handle, |shard, file, request| async move {
+                shard.seal(&file, request.index, request.length).await.map(|()| Done {})
+            }),
+            Kind::Stage => self.later(shard, id, head.read::<Stage>()?, |request| request.handle, |shard, file, request| async move {
+                shard.stage(&file, request.index, request.length).await.map(|()| Done {})
+            }),
+            Kind::Staged => self.later(shard, id, head.read::<Staged>()?, |request| request.handle, |shard, file, request| async move {
+                shard.staged_elsewhere(&file, request.index).map(|()| Done {})
+            }),
+            Kind::Publish => self.later(shard, id, head.read::<Publish>()?, |request| request.handle, |shard, file, request| async move {
+                shard.publish(&file, request.length).await.map(|file| Published { file })
+            }),
+            Kind::Load => self.later(shard, id, head.read::<Load>()?, |request| request.handle, |shard, file, request| async move {
+                shard.load(&file, request.index).await.map(|()| Done {})
+            }),
+            Kind::Free => self.later(shard, id, head.read::<Free>()?, |request| request.handle, |shard, file, _| async move {
+                Ok(shard.free(&file))
+            }),
+            Kind::Resident => self.later(shard, id, head.read::<Resident>()?, |request| request.handle, |shard, file, _| async move {
+                Ok(shard.resident(&file))
+            }),
+            Kind::Map if self.door == Door::Unix => self.map(shard, id, head.read()?),
+            Kind::MapWrite if self.door == Door::Unix => self.map_write(shard, id, head.read()?),
+            Kind::Counters => {
+                let _: CountersRequest = head.read()?;
+                self.answer::<CountersRequest>(shard, id, &Ok(shard.count()));
+            }
+            kind => {
+                let failure = Failure::new(
+                    Status::Unsupported,
+                    format!("a shard answers no {kind:?} on a connection of this kind"),
+                );
+                self.fail(shard, kind, id, &failure);
+            }
+        }
+        Ok(())
+    }
+
+    fn map(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, request: Map) {
+        self.with_file::<Map>(shard, id, request.handle, async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
+            match shard.map(&file, request.index).await {
+                Ok((reply, descriptor)) => {
+                    this.outbox.borrow_mut().reply_descriptor(Kind::Map, id, &reply, descriptor);
+                }
+                Err(failure) => this.fail(&shard, Kind::Map, id, &failure),
+            }
+        });
+    }
+
+    fn map_write(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, request: MapWrite) {
+        self.with_file::<MapWrite>(shard, id, request.handle, async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
+            match shard.map_write(&file, request.index).await {
+                Ok(descriptor) => {
+                    this.outbox.borrow_mut().reply_descriptor(Kind::MapWrite, id, &Done {}, descriptor);
+                }
+                Err(failure) => this.fail(&shard, Kind::MapWrite, id, &failure),
+            }
+        });
+    }
+
+    /// Runs a request on a file in a task of its own and answers with what it gives.
+    fn later<R, Work>(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        id: u64,
+        request: R,
+        handle: impl Fn(&R) -> citius_wire::Handle,
+        work: impl FnOnce(Rc<Shard>, Rc<Attached>, R) -> Work + 'static,
+    ) where
+        R: Request + 'static,
+        Work: Future<Output = Result<R::Reply, Failure>> + 'static,
+    {
+        self.with_file::<R>(shard, id, handle(&request), async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
+            let result = work(Rc::clone(&shard), file, request).await;
+            this.answer::<R>(&shard, id, &result);
+        });
+    }
+
+    fn with_file<R: Request>(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        id: u64,
+        handle: citius_wire::Handle,
+        work: impl AsyncFnOnce(Rc<Self>, Rc<Shard>, Rc<Attached>) + 'static,
+    ) {
+        let found = self.handles.borrow().get(handle, shard.now_ms()).map(Rc::clone);
+        match found {
+            Ok(file) => self.start(shard, R::KIND, id, move |this, shard| work(this, shard, file)),
+            Err(failure) => self.fail(shard, R::KIND, id, &failure),
+        }
+    }
+
+    /// Starts a task for one request; its answers are sent when it ends.
+    fn start<Work>(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        kind: Kind,
+        id: u64,
+        work: impl FnOnce(Rc<Self>, Rc<Shard>) -> Work + 'static,
+    ) where
+        Work: Future<Output = ()> + 'static,
+    {
+        self.waiting.set(self.waiting.get() + 1);
+        let (this, own) = (Rc::clone(self), Rc::clone(shard));
+        shard.host.spawn(Urgency::Foreground, async move {
+            if guarded(work(Rc::clone(&this), Rc::clone(&own))).await.is_none() {
+                this.fail(&own, kind, id, &defect());
+            }
+            this.waiting.set(this.waiting.get() - 1);
+            this.send(&own);
+            this.wake_receiver();
+        });
+    }
+
+    /// Receives the payload of a write straight into the pages of its block.
+    async fn write(
+        self: &Rc<Self>,
+        shard: &Rc<Shard>,
+        stream: &mut Stream,
+        input: &mut FrameBuffer,
+        write: Write,
+        length: usize,
+    ) -> io::Result<Result<Done, Failure>> {
+        let file = self.handles.borrow().get(write.handle, shard.now_ms()).map(Rc::clone);
+        let prepared = match file {
+            Ok(file) => shard.write_prepare(&file, write.offset, length).await.map(|pending| (file, pending)),
+            Err(failure) => Err(failure),
+        };
+        let (file, mut pending) = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                discard(stream, input, length).await?;
+                return Ok(Err(failure));
+            }
+        };
+        receive_into(stream, input, pending.bytes_mut()).await?;
+        Ok(shard.write_done(&file, pending).map(|()| Done {}))
+    }
+
+    fn answer<R: Request>(&self, shard: &Shard, id: u64, result: &Result<R::Reply, Failure>) {
+        match result {
+            Ok(reply) => self.outbox.borrow_mut().reply(R::KIND, id, reply),
+            Err(failure) => return self.fail(shard, R::KIND, id, failure),
+        }
+        shard.counters.requests.set(shard.counters.requests.get() + 1);
+    }
+
+    fn fail(&self, shard: &Shard, kind: Kind, id: u64, failure: &Failure) {
+        shard.counters.requests.set(shard.counters.requests.get() + 1);
+        shard.counters.failures.set(shard.counters.failures.get() + 1);
+        if failure.status == Status::WrongEpoch {
+            shard.counters.wrong_epochs.set(shard.counters.wrong_epochs.get() + 1);
+        }
+        self.outbox.borrow_mut().failure(kind, id, failure);
+    }
+
+    /// Says why, and ends the connection: what follows on it cannot be understood.
+    fn end(&self, id: u64, kind: Kind, why: &str) -> io::Result<()> {
+        self.outbox.borrow_mut().failure(kind, id, &Failure::new(Status::Protocol, why));
+        // The last words are sent as far as the socket takes them; nobody waits for it.
+        let _ = self.outbox.borrow_mut().send(self.socket.as_fd());
+        Err(io::Error::new(io::ErrorKind::InvalidData, why.to_owned()))
+    }
+
+    /// Sends what is queued; if the socket has no room, a task goes on when it has.
+    fn send(self: &Rc<Self>, shard: &Rc<Shard>) {
+        if self.is_blocked.get() || self.is_broken.get() {
+            return;
+        }
+        match self.try_send() {
+            Progress::Empty => {}
+            Progress::Blocked => {
+                self.is_blocked.set(true);
+                let (this, ring) = (Rc::clone(self), shard.ring.clone());
+                shard.host.spawn(Urgency::Foreground, async move {
+                    while !this.is_broken.get() {
+                        let room = ring.poll_add(Fd::from(Rc::clone(&this.socket)), libc::POLLOUT as u32);
+                        if room.await.is_err() {
+                            this.break_off();
+                        }
+                        if this.try_send() == Progress::Empty {
+                            break;
+                        }
+                        this.wake_receiver();
+                    }
+                    this.is_blocked.set(false);
+                    this.wake_receiver();
+                });
+                shard.kick_ring();
+            }
+        }
+    }
+
+    fn try_send(&self) -> Progress {
+        let sent = self.outbox.borrow_mut().send(self.socket.as_fd());
+        sent.unwrap_or_else(|error| {
+            tracing::debug!(%error, "a client is gone");
+            self.break_off();
+            Progress::Empty
+        })
+    }
+
+    fn is_full(&self) -> bool {
+        self.waiting.get() >= WAITING_MAX || self.outbox.borrow().queued_bytes() >= QUEUED_BYTES_MAX
+    }
+
+    /// Waits until more may be taken in.
+    async fn room(&self) -> io::Result<()> {
+        poll_fn(|context| {
+            if self.is_broken.get() {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            if !self.is_full() {
+                return Poll::Ready(Ok(()));
+            }
+            *self.receiver.borrow_mut() = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await
+    }
+
+    fn wake_receiver(&self) {
+        if let Some(waker) = self.receiver.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// The end: the receiving task finds the socket closed, and nothing more is sent.
+    fn break_off(&self) {
+        self.is_broken.set(true);
+        // It may be closed by the peer already.
+        let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
+        self.wake_receiver();
+    }
+}
+
+fn defect() -> Failure {
+    Failure::new(Status::Internal, "a defect in the worker ended this request; its log has the place")
+}
+
+/// Receives exactly `into`: first what is buffered, then straight from the socket.
+async fn receive_into(stream: &mut Stream, input: &mut FrameBuffer, into: &mut [u8]) -> io::Result<()> {
+    let buffered = input.take_payload(into.len());
+    let mut at = buffered.len();
+    into[..at].copy_from_slice(buffered);
+    while at < into.len() {
+        match stream.receive(&mut into[at..]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => at += count,
+        }
+    }
+    Ok(())
+}
+
+async fn discard(stream: &mut Stream, input: &mut FrameBuffer, length: usize) -> io::Result<()> {
+    let mut rest = length - input.take_payload(length).len();
+    let mut buffer = vec![0; DISCARD_BYTES.min(rest)];
+    while rest > 0 {
+        let want = rest.min(buffer.len());
+        match stream.receive(&mut buffer[..want]).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => rest -= count,
+        }
+    }
+    Ok(())
+}

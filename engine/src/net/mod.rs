@@ -1,0 +1,5 @@
+//! The doors of a worker: listeners, connections, answers.
+
+pub(crate) mod acceptor;
+pub(crate) mod connection;
+pub(crate) mod outbox;
