@@ -169,7 +169,8 @@ impl BlockCache {
     /// Puts a new map into its slot and gives others up for it. The owner holds the slot's `filling`.
     pub(crate) fn admit(&self, slot: &Arc<Slot>, block: Arc<MappedBlock>, stats: &Stats) {
         *slot.block.write() = Some(block);
-        slot.touched.store(true, Ordering::Relaxed);
+        // Not yet a read: the first one marks it, so that what was mapped ahead and never read goes first.
+        slot.touched.store(false, Ordering::Relaxed);
         let mut given_up = Vec::new();
         {
             let mut state = self.state.lock();

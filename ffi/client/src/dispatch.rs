@@ -55,26 +55,30 @@ pub(crate) trait Work {
     }
 }
 
-struct Item<W> {
+/// A part of a call's work, and how far it is.
+pub(crate) struct Item<W> {
     work: W,
     owner: Owner,
     is_asked: bool,
     is_done: bool,
 }
 
-/// Does all parts, and gives them back.
+impl<W> Item<W> {
+    pub(crate) fn new(work: W) -> Self {
+        Self { work, owner: Owner { member: usize::MAX, shard: 0 }, is_asked: false, is_done: false }
+    }
+}
+
+/// Does all parts, and gives them back in any order. Beside `items` it allocates once: the lanes.
 ///
 /// # Errors
 /// The first failure that trying again cannot help, or the last one when the deadline passes.
 pub(crate) fn dispatch<W: Work>(
     client: &Shared,
     version: &Version,
-    works: impl IntoIterator<Item = W>,
+    mut items: Vec<Item<W>>,
     deadline: Deadline,
-) -> Result<Vec<W>, Error> {
-    let nobody = Owner { member: usize::MAX, shard: 0 };
-    let item = |work| Item { work, owner: nobody, is_asked: false, is_done: false };
-    let mut items: Vec<Item<W>> = works.into_iter().map(item).collect();
+) -> Result<impl Iterator<Item = W> + use<W>, Error> {
     let mut retry = Retry::new(deadline, &client.stats);
     let mut is_renewed = false;
     loop {
@@ -82,7 +86,7 @@ pub(crate) fn dispatch<W: Work>(
         let right = version.right();
         let mut trouble = Trouble::default();
         match assign(&routes, version, &mut items) {
-            Some(0) => return Ok(items.into_iter().map(|item| item.work).collect()),
+            Some(0) => return Ok(items.into_iter().map(|item| item.work)),
             Some(pending) => {
                 let attempt = Attempt { client, version, routes: &routes, right: &right, deadline };
                 attempt.run(&mut items[..pending], &mut trouble);

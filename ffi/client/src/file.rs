@@ -14,7 +14,7 @@
 use crate::client::{Client, Shared};
 use crate::config::{READ_PIECE_BYTES, VERSIONS_MAX};
 use crate::deadline::Deadline;
-use crate::dispatch::dispatch;
+use crate::dispatch::{Item, dispatch};
 use crate::error::Error;
 use crate::local::{Reading, Sequence};
 use crate::mapping::Touch;
@@ -189,7 +189,8 @@ impl File {
             |version| {
                 for first in (0..version.block_count()).step_by(LOAD_BLOCKS_MAX as usize) {
                     let part = first..version.block_count().min(first.saturating_add(LOAD_BLOCKS_MAX));
-                    dispatch(client, version, part.map(|index| LoadWork { index }), client.transfer_deadline())?;
+                    let items = part.map(|index| Item::new(LoadWork { index })).collect();
+                    dispatch(client, version, items, client.transfer_deadline()).map(drop)?;
                 }
                 Ok(())
             },
@@ -209,9 +210,9 @@ impl File {
             |version| {
                 version.slots.give_up_all();
                 let routes = version.routes(client, deadline)?;
-                let works = routes.shards().map(|(worker, shard)| FreeWork { worker, shard, freed_bytes: 0 });
-                let works = dispatch(client, version, works, deadline)?;
-                Ok(works.iter().map(|work| work.freed_bytes).sum())
+                let work = |(worker, shard)| Item::new(FreeWork { worker, shard, freed_bytes: 0 });
+                let works = dispatch(client, version, routes.shards().map(work).collect(), deadline)?;
+                Ok(works.map(|work| work.freed_bytes).sum())
             },
             |_| false,
         )
@@ -228,10 +229,9 @@ impl File {
             deadline,
             |version| {
                 let routes = version.routes(client, deadline)?;
-                let works = routes.shards().map(|(worker, shard)| ResidentWork { worker, shard, blocks: Vec::new() });
-                let works = dispatch(client, version, works, deadline)?;
+                let work = |(worker, shard)| Item::new(ResidentWork { worker, shard, blocks: Vec::new() });
+                let works = dispatch(client, version, routes.shards().map(work).collect(), deadline)?;
                 let mut blocks: Vec<_> = works
-                    .into_iter()
                     .flat_map(|work| {
                         let (worker, shard) = (work.worker, work.shard);
                         work.blocks.into_iter().map(move |block| BlockResidence { worker, shard, block })
@@ -379,65 +379,71 @@ impl FileState {
 
     /// Reads by whatever way each block has.
     fn read_cold(self: &Arc<Self>, ranges: &mut [(u64, &mut [u8])]) -> Result<usize, Error> {
-        let deadline = self.client.deadline();
+        let client = &*self.client;
+        let deadline = client.deadline();
         let act = |version: &Version| {
-            let mut spans = Vec::with_capacity(ranges.len());
+            let mut items = Vec::new();
             let mut total = 0;
-            let mut run = 0;
             for (offset, buffer) in ranges.iter_mut() {
                 let count = version.info.length.saturating_sub(*offset).min(buffer.len() as u64) as usize;
                 total += count;
-                run = self.sequence.note(*offset, count as u64);
-                split_by_blocks(version, *offset, &mut buffer[..count], &mut spans);
+                let run_bytes = self.sequence.note(*offset, count as u64);
+                split_by_blocks(version, *offset, &mut buffer[..count], |span| {
+                    self.read_span(version, span, run_bytes, &mut items, deadline)
+                })?;
             }
-            self.read_spans(version, spans, run, deadline)?;
+            if !items.is_empty() {
+                dispatch(client, version, items, deadline).map(drop)?;
+            }
             Ok(total)
         };
         self.with_version(deadline, act, |count| *count > 0)
     }
 
-    fn read_spans(
-        self: &Arc<Self>,
+    /// Reads a span from mapped memory, or adds what to ask its owner for.
+    fn read_span<'a>(
+        self: &'a Arc<Self>,
         version: &Version,
-        spans: Vec<Span<'_>>,
+        mut span: Span<'a>,
         run_bytes: u64,
+        items: &mut Vec<Item<ReadWork<'a>>>,
         deadline: Deadline,
     ) -> Result<(), Error> {
         let client = &*self.client;
-        let mut works = Vec::with_capacity(spans.len());
-        for mut span in spans {
-            let mode = match self.read_mapped(version, &mut span, run_bytes, deadline)? {
-                Reading::Done => continue,
-                Reading::Damaged => ReadMode::Refetch,
-                Reading::Unmapped if client.config.cache => ReadMode::Cache,
-                Reading::Unmapped => ReadMode::NoCache,
-            };
-            let (mut offset, mut rest) = (span.offset, span.into);
-            while !rest.is_empty() {
-                // Pieces end where sectors do, so that no sector is asked for twice.
-                let lead = (offset % SECTOR_BYTES as u64) as usize;
-                let length = rest.len().min(READ_PIECE_BYTES - lead);
-                let (piece, tail) = rest.split_at_mut(length);
-                works.push(ReadWork::new(&client.stats, version, offset, piece, mode));
-                offset += length as u64;
-                rest = tail;
-            }
+        let mode = match self.read_mapped(version, &mut span, run_bytes, deadline)? {
+            Reading::Done => return Ok(()),
+            Reading::Damaged => ReadMode::Refetch,
+            Reading::Unmapped if client.config.cache => ReadMode::Cache,
+            Reading::Unmapped => ReadMode::NoCache,
+        };
+        let (mut offset, mut rest) = (span.offset, span.into);
+        while !rest.is_empty() {
+            // Pieces end where sectors do, so that no sector is asked for twice.
+            let lead = (offset % SECTOR_BYTES as u64) as usize;
+            let length = rest.len().min(READ_PIECE_BYTES - lead);
+            let (piece, tail) = rest.split_at_mut(length);
+            items.push(Item::new(ReadWork::new(&client.stats, version, offset, piece, mode)));
+            offset += length as u64;
+            rest = tail;
         }
-        if works.is_empty() {
-            return Ok(());
-        }
-        dispatch(client, version, works, deadline).map(|_| ())
+        Ok(())
     }
 }
 
 /// Cuts a range, which ends within the file, where its blocks end.
-fn split_by_blocks<'a>(version: &Version, mut offset: u64, mut into: &'a mut [u8], spans: &mut Vec<Span<'a>>) {
+fn split_by_blocks<'a>(
+    version: &Version,
+    mut offset: u64,
+    mut into: &'a mut [u8],
+    mut each: impl FnMut(Span<'a>) -> Result<(), Error>,
+) -> Result<(), Error> {
     while !into.is_empty() {
         let index = (offset / u64::from(version.info.block_bytes)) as u32;
         let length = (into.len() as u64).min(version.block_end(offset) - offset);
         let (part, rest) = into.split_at_mut(length as usize);
-        spans.push(Span { index, offset, into: part });
+        each(Span { index, offset, into: part })?;
         offset += length;
         into = rest;
     }
+    Ok(())
 }

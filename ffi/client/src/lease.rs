@@ -120,12 +120,15 @@ impl LeaseKeeper {
     }
 }
 
-fn renew(renewals: &[(FileKey, Weak<Shared>, Arc<OnceLock<Error>>)]) {
+/// A lease that is due: its file, whose it is, and where to say that it is gone.
+type Due = (FileKey, Weak<Shared>, Arc<OnceLock<Error>>);
+
+fn renew(renewals: &[Due]) {
     // All leases of a keeper are of one client.
     let Some(client) = renewals.iter().find_map(|(_, client, _)| client.upgrade()) else { return };
     for part in renewals.chunks(citius_wire::OPERATIONS_MAX) {
-        let operations = part.iter().map(|(file, _, _)| Operation::Renew { file: *file }).collect();
-        for ((_, _, lost), result) in part.iter().zip(client.operate_all(operations)) {
+        let operations: Vec<_> = part.iter().map(|(file, _, _)| Operation::Renew { file: *file }).collect();
+        for ((_, _, lost), result) in part.iter().zip(client.operate_all(&operations)) {
             // A master that cannot be reached has not taken the lease away; its answer may.
             if let Err(error) = result
                 && !error.status().is_retryable()

@@ -28,7 +28,7 @@ enum Stream {
     /// Nothing was asked, or the connection was lost.
     Unasked,
     /// Another page is on its way.
-    Coming(Checkout),
+    Coming(Box<Checkout>),
     Ended,
 }
 
@@ -88,7 +88,7 @@ impl Listing {
         let mut master = self.client.checkout(self.client.master(), Lease::Long, deadline)?;
         master.queue(&list);
         master.flush(deadline)?;
-        self.stream = Stream::Coming(master);
+        self.stream = Stream::Coming(Box::new(master));
         Ok(())
     }
 }

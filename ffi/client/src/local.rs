@@ -7,7 +7,7 @@ use crate::blocks::Slot;
 use crate::config::{MAP_AFTER_READS, MAP_READ_BYTES_MIN};
 use crate::connection::Fault;
 use crate::deadline::Deadline;
-use crate::dispatch::dispatch;
+use crate::dispatch::{Item, dispatch};
 use crate::error::Error;
 use crate::file::{FileState, Span};
 use crate::mapping::{BadSector, MapError, MappedBlock, Touch};
@@ -67,7 +67,9 @@ impl FileState {
             Some(block) => block,
             None => {
                 let length = span.into.len() as u64;
-                let is_worth_it = length.max(run_bytes) >= MAP_READ_BYTES_MIN || slot.count_read() >= MAP_AFTER_READS;
+                // A short last block, or a small file, is not worth a map for being read through once.
+                let soon = length.max(run_bytes).min(u64::from(version.block_length(span.index)));
+                let is_worth_it = soon >= MAP_READ_BYTES_MIN || slot.count_read() >= MAP_AFTER_READS;
                 if !is_worth_it || slot.is_refused() || !self.is_local(version, span.index, deadline)? {
                     return Ok(Reading::Unmapped);
                 }
@@ -160,7 +162,7 @@ impl FileState {
         let mut sector = [0; SECTOR_BYTES];
         let length = (version.block_end(at) - at).min(SECTOR_BYTES as u64) as usize;
         let work = ReadWork::new(&self.client.stats, version, at, &mut sector[..length], ReadMode::Refetch);
-        dispatch(&self.client, version, [work], deadline).map(|_| ())
+        dispatch(&self.client, version, vec![Item::new(work)], deadline).map(drop)
     }
 
     /// Maps a block, unless another thread has or does: then it waits for that.
@@ -178,8 +180,9 @@ impl FileState {
         if let Some(block) = slot.block() {
             return Ok(block);
         }
-        let works = dispatch(&self.client, version, [MapWork { index, mapped: None }], deadline)?;
-        let Some((descriptor, mapped)) = works.into_iter().next().and_then(|work| work.mapped) else {
+        let item = Item::new(MapWork { index, mapped: None });
+        let mut works = dispatch(&self.client, version, vec![item], deadline)?;
+        let Some((descriptor, mapped)) = works.next().and_then(|work| work.mapped) else {
             return Err(Error::new(Status::Internal, "a map was answered and is not there"));
         };
         if mapped.length != version.block_length(index) {

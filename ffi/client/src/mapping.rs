@@ -210,11 +210,6 @@ impl WritableBlock {
         Ok(Self { map, filled: 0, block_bytes })
     }
 
-    /// Bytes written so far.
-    pub(crate) fn filled(&self) -> u32 {
-        self.filled
-    }
-
     /// Appends as much as there is room for, and says how much that was.
     pub(crate) fn append(&mut self, bytes: &[u8]) -> usize {
         let count = bytes.len().min((self.block_bytes - self.filled) as usize);
@@ -278,7 +273,7 @@ mod tests {
         let mut block = WritableBlock::new(&fd, 4000).unwrap();
         assert_eq!(block.append(&[7; 3000]), 3000);
         assert_eq!(block.append(&[8; 3000]), 1000);
-        assert_eq!((block.append(&[9; 1]), block.filled()), (0, 4000));
+        assert_eq!((block.append(&[9; 1]), block.filled), (0, 4000));
         drop(block);
         rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).unwrap();
         let mut found = vec![0; 4000];

@@ -30,7 +30,10 @@ pub struct MountOptions {
 impl core::fmt::Debug for MountOptions {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         let names: Vec<_> = self.options.iter().map(|(name, _)| name).collect();
-        f.debug_struct("MountOptions").field("options", &names).field("read_only", &self.read_only).finish_non_exhaustive()
+        f.debug_struct("MountOptions")
+            .field("options", &names)
+            .field("read_only", &self.read_only)
+            .finish_non_exhaustive()
     }
 }
 
@@ -159,7 +162,7 @@ impl Client {
                 results.push(Err(error));
                 continue;
             }
-            results.extend(self.0.operate_all(part));
+            results.extend(self.0.operate_all(&part));
         }
         results
     }
@@ -182,17 +185,17 @@ impl Client {
 
 impl Shared {
     /// Does the operations of one frame.
-    pub(crate) fn operate_all(&self, operations: Vec<Operation>) -> Vec<Result<Outcome, Error>> {
+    pub(crate) fn operate_all(&self, operations: &[Operation]) -> Vec<Result<Outcome, Error>> {
         let deadline = self.deadline();
         let mut retry = Retry::new(deadline, &self.stats);
         let first = self.serials(operations.len());
         let mut results: Vec<Option<Result<Outcome, Failure>>> = vec![None; operations.len()];
         loop {
-            if let Err(error) = self.operate_pending(first, &operations, &mut results, deadline) {
+            if let Err(error) = self.operate_pending(first, operations, &mut results, deadline) {
                 // What was answered stands; of the rest nobody knows.
                 return results
                     .into_iter()
-                    .zip(&operations)
+                    .zip(operations)
                     .map(|(result, operation)| match result {
                         Some(result) => result.map_err(|failure| failed_at(failure, path_of(operation))),
                         None => Err(error.clone()),
@@ -208,7 +211,7 @@ impl Shared {
             if !again {
                 return results
                     .into_iter()
-                    .zip(&operations)
+                    .zip(operations)
                     .map(|(result, operation)| {
                         let result = result.expect("every operation of the frame was answered");
                         result.map_err(|failure| failed_at(failure, path_of(operation)))

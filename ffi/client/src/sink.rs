@@ -94,13 +94,9 @@ impl Sink {
     /// Ends the block, and gives its length.
     pub(crate) fn seal(mut self, client: &Shared, deadline: Deadline) -> Result<u32, Error> {
         let length = self.filled;
-        if let Body::Mapped(block) = core::mem::replace(&mut self.body, Body::Frames(0)) {
-            debug_assert_eq!(block.filled(), length);
-            // The worker refuses to seal what is still mapped for writing.
-            drop(block);
-        } else {
-            self.settle(0, deadline).map_err(|fault| Error::of_fault(fault, self.connection.peer().name()))?;
-        }
+        self.settle(0, deadline).map_err(|fault| Error::of_fault(fault, self.connection.peer().name()))?;
+        // Here a mapped block is unmapped: the worker refuses to seal what may still be written.
+        self.body = Body::Frames(0);
         let seal = Seal { handle: self.handle, index: self.index, length };
         let mut retry = Retry::new(deadline, &client.stats);
         while let Err(fault) = self.connection.call(&seal, deadline) {
