@@ -352,9 +352,9 @@ impl Trouble {
             retry.pause(error)?;
             if self.peer_gone && version.is_in_memory_only() {
                 // If the worker took the only copy with it, the master says so instead of letting us ask for ever.
-                version.renew(client, right, deadline)?;
+                version.renew(client, right, deadline).map_err(|error| retry.cause(error))?;
             } else if self.peer_gone {
-                client.fetch_ring(Epoch(0), deadline)?;
+                client.fetch_ring(Epoch(0), deadline).map_err(|error| retry.cause(error))?;
             }
         }
         Ok(())

@@ -13,12 +13,14 @@ pub(crate) struct Retry<'a> {
     backoff: Backoff,
     /// Whether a connection that had been idle may still turn out broken without costing a pause.
     forgives_idle: bool,
+    /// Why the last attempt failed, if by more than a lack of time.
+    last: Option<Error>,
     stats: &'a Stats,
 }
 
 impl<'a> Retry<'a> {
     pub(crate) fn new(deadline: Deadline, stats: &'a Stats) -> Self {
-        Self { deadline, backoff: Backoff::new(deadline), forgives_idle: true, stats }
+        Self { deadline, backoff: Backoff::new(deadline), forgives_idle: true, last: None, stats }
     }
 
     /// Returns when it is time to try again.
@@ -57,10 +59,22 @@ impl<'a> Retry<'a> {
     /// `error`, if no time is left.
     pub(crate) fn pause(&mut self, error: Error) -> Result<(), Error> {
         if !self.backoff.pause() {
+            let error = if error.status() == Status::TimedOut { self.last.take().unwrap_or(error) } else { error };
             return Err(error.out_of_time(self.deadline.allowed()));
         }
         add(&self.stats.retries, 1);
+        if error.status() != Status::TimedOut {
+            self.last = Some(error);
+        }
         Ok(())
+    }
+
+    /// What to blame for `error`: if only time ran out, what the time was spent on.
+    pub(crate) fn cause(&self, error: Error) -> Error {
+        match &self.last {
+            Some(last) if error.status() == Status::TimedOut => last.clone().out_of_time(self.deadline.allowed()),
+            _ => error,
+        }
     }
 }
 
