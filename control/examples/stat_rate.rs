@@ -3,7 +3,7 @@
 //! Master and echo each serve from one thread of this process; what is compared is that thread's CPU time for a request,
 //! which does not depend on who else uses the machine as much as a rate does. Rounds are interleaved, medians shown.
 //!
-//! `cargo run --release -p citius-control --example stat_rate`
+//! `cargo run --release -p citius-control --example stat_rate [pipelined|unpipelined]`
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use citius_control::{Master, MasterConfig};
@@ -26,7 +26,10 @@ const CONNECTIONS: usize = 64;
 /// Drives connections with one request and the length of its answer; gives how many were answered.
 type Load = fn(Vec<TcpStream>, &[u8], usize) -> usize;
 
+const LOADS: [(&str, Load); 2] = [("pipelined", pipelined), ("unpipelined", unpipelined)];
+
 fn main() {
+    let only = std::env::args().nth(1);
     let home = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut config = MasterConfig::new(home.path(), TOKEN);
@@ -46,14 +49,17 @@ fn main() {
         let echo = echo(request.len(), reply_bytes);
         let mut rows = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
-            for (row, load) in rows.iter_mut().zip([pipelined as Load, unpipelined]) {
+            for (row, (name, load)) in rows.iter_mut().zip(LOADS) {
+                if only.as_deref().is_some_and(|only| only != name) {
+                    continue;
+                }
                 row.push((
                     measured("citius-rpc-0", || load(connect(address), &request, reply_bytes)),
                     measured("echo", || load(connect_plain(echo), &request, reply_bytes)),
                 ));
             }
         }
-        for (row, how) in rows.iter().zip(["pipelined", "64 connections"]) {
+        for (row, (how, _)) in rows.iter().zip(LOADS).filter(|(row, _)| !row.is_empty()) {
             let median = |read: fn(&((f64, f64), (f64, f64))) -> f64| {
                 let mut all: Vec<f64> = row.iter().map(read).collect();
                 all.sort_by(f64::total_cmp);

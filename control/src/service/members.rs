@@ -82,7 +82,7 @@ impl Service {
         }
         let known: hashbrown::HashSet<_> =
             self.state(|state| state.workers().map(|worker| worker.member.worker).collect());
-        self.roster.retain(|worker| known.contains(&worker));
+        self.roster.retain(|worker| known.contains(&worker), now, patience);
     }
 
     /// What a worker must know to serve alone. It holds secrets, and goes to nobody else.

@@ -229,9 +229,9 @@ impl Service {
             Action::Delete { recursive, .. } => delete(&*store, &at, *recursive).await,
             Action::Rename { overwrite, .. } => rename(&*store, &at, &to, &intent, *overwrite, is_resumed).await,
         };
-        self.forget_names(intent.mount, &intent);
+        self.forget_names(&intent, !matches!(done, Ok(Changed::Name)));
         match done {
-            Ok(()) => Act::Over(Ok(())),
+            Ok(_) => Act::Over(Ok(())),
             Err(error) => {
                 let failure = explain(&error, &mounted, &intent);
                 if error.is_transient() { Act::Later(failure) } else { Act::Over(Err(failure)) }
@@ -239,14 +239,14 @@ impl Service {
         }
     }
 
-    fn forget_names(&self, mount: MountId, intent: &Intent) {
-        if !matches!(intent.action, Action::Mkdir { .. }) {
-            self.cache.changed_under(mount, &intent.store_path);
-        }
-        self.changed(mount, &intent.store_path, None);
-        if matches!(intent.action, Action::Rename { .. }) {
-            self.cache.changed_under(mount, &intent.store_path_to);
-            self.changed(mount, &intent.store_path_to, None);
+    /// Drops from the cache what an intent changed: one name of each path, or all that it knows below them too.
+    fn forget_names(&self, intent: &Intent, is_tree: bool) {
+        let second = matches!(intent.action, Action::Rename { .. }).then_some(&intent.store_path_to);
+        for path in std::iter::once(&intent.store_path).chain(second) {
+            if is_tree {
+                self.cache.changed_under(intent.mount, path);
+            }
+            self.changed(intent.mount, path, None);
         }
     }
 }
@@ -278,20 +278,30 @@ fn explain(error: &StoreError, mounted: &Mounted, intent: &Intent) -> Failure {
     }
 }
 
-type Done = citius_understore::Result<()>;
+/// How much of a store an act changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Changed {
+    /// Names, and nothing below them.
+    Name,
+    /// Perhaps all below them.
+    Tree,
+}
+
+type Done = citius_understore::Result<Changed>;
 
 async fn mkdir(store: &dyn UnderStore, path: &StorePath, parents: bool, is_resumed: bool) -> Done {
     if parents {
-        return mkdir_all(store, path).await;
+        mkdir_all(store, path).await?;
+        return Ok(Changed::Name);
     }
     match store.mkdir(path).await {
-        Err(error) if is_resumed && is_directory_there(store, path, &error).await? => Ok(()),
-        other => other,
+        Err(error) if is_resumed && is_directory_there(store, path, &error).await? => Ok(Changed::Name),
+        other => other.map(|()| Changed::Name),
     }
 }
 
 /// Makes a directory and those above it; what is there stays. It can be repeated, and leaves at worst empty directories.
-pub(super) async fn mkdir_all(store: &dyn UnderStore, path: &StorePath) -> Done {
+pub(super) async fn mkdir_all(store: &dyn UnderStore, path: &StorePath) -> citius_understore::Result<()> {
     let mut missing = Vec::new();
     let mut next = Some(path.clone());
     while let Some(path) = next.filter(|path| !path.is_root()) {
@@ -323,16 +333,16 @@ async fn is_directory_there(
 
 async fn delete(store: &dyn UnderStore, path: &StorePath, recursive: bool) -> Done {
     let deleted = match store.stat(path).await {
-        Ok(stat) if stat.kind == Kind::File => store.delete_file(path).await,
+        Ok(stat) if stat.kind == Kind::File => store.delete_file(path).await.map(|()| Changed::Name),
         Ok(_) => {
             let depth = if recursive { Depth::Recursive } else { Depth::Empty };
-            store.delete_dir(path, depth).await
+            store.delete_dir(path, depth).await.map(|()| Changed::Tree)
         }
         Err(error) => Err(error),
     };
     match deleted {
-        // Only the log knew it, or somebody else was faster: it is gone.
-        Err(error) if is_nothing(&error) => Ok(()),
+        // Only the log knew it, or somebody else was faster: it is gone, and what lay below it went before.
+        Err(error) if is_nothing(&error) => Ok(Changed::Name),
         other => other,
     }
 }
@@ -351,13 +361,14 @@ async fn rename(
     }
     match store.stat(from).await {
         // A directory that only names of the log made; or it has moved before.
-        Err(error) if is_nothing(&error) => return Ok(()),
+        Err(error) if is_nothing(&error) => return Ok(Changed::Tree),
         Err(error) => return Err(error),
         Ok(_) => {}
     }
     // What stands at the target may be the first half of our own work.
     let condition = if overwrite || is_resumed { Condition::Any } else { Condition::MustNotExist };
-    store.rename(from, to, &condition).await.map(drop)
+    let moved = store.rename(from, to, &condition).await?;
+    Ok(if moved.is_file() { Changed::Name } else { Changed::Tree })
 }
 
 fn is_nothing(error: &StoreError) -> bool {

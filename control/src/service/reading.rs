@@ -9,7 +9,7 @@ use citius_wire::{
 };
 
 use super::Service;
-use super::sight::{Seen, Sight, not_found};
+use super::sight::{Known, Seen, Sight, not_found};
 
 /// The user that capabilities are given to, until there are users.
 pub(super) const OWNER: &str = "owner";
@@ -48,7 +48,13 @@ impl Service {
     fn stat_now(&self, path: &str, now_ms: u64) -> Option<Result<Outcome, Failure>> {
         let answer = || {
             let path = NamespacePath::parse(path)?;
-            let Some(sight) = self.sight_now(&path, now_ms)? else { return Ok(None) };
+            let Some(known) = self.known_now(&path)? else { return Ok(None) };
+            // What the state knows needs no look at the mount.
+            if let (mount, Known::Seen(seen)) = &known {
+                let info = entry(*mount, path.as_str().to_owned(), seen).ok_or_else(|| not_found(&path))?;
+                return Ok(Some(Outcome::Info(info)));
+            }
+            let Some(sight) = self.sight_now(&path, known, now_ms)? else { return Ok(None) };
             info(&sight, &path).map(|info| Some(Outcome::Info(info)))
         };
         answer().transpose()
@@ -57,7 +63,8 @@ impl Service {
     fn open_now(&self, path: &str, now_ms: u64) -> Option<Result<Outcome, Failure>> {
         let answer = || {
             let path = NamespacePath::parse(path)?;
-            let Some(sight) = self.sight_now(&path, now_ms)? else { return Ok(None) };
+            let Some(known) = self.known_now(&path)? else { return Ok(None) };
+            let Some(sight) = self.sight_now(&path, known, now_ms)? else { return Ok(None) };
             self.opened(&sight, &path, now_ms).map(|opened| Some(Outcome::Opened(Box::new(opened))))
         };
         answer().transpose()

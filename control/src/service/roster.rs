@@ -142,9 +142,10 @@ impl Roster {
         sums
     }
 
-    /// Forgets workers that the state forgot.
-    pub(crate) fn retain(&self, is_known: impl Fn(WorkerId) -> bool) {
-        self.workers.lock().retain(|worker, _| is_known(*worker));
+    /// Forgets workers that the state does not know. One that was heard of lately may be on its way into the state.
+    pub(crate) fn retain(&self, is_known: impl Fn(WorkerId) -> bool, now: Instant, lately: Duration) {
+        let is_recent = |heard: &Heard| now.saturating_duration_since(heard.at) <= lately;
+        self.workers.lock().retain(|worker, heard| is_known(*worker) || is_recent(heard));
     }
 
     /// Tasks that wait, of all workers.
@@ -198,6 +199,17 @@ mod tests {
         assert_eq!(numbers(&roster.hear(&beat(59), [drop_of(1)].into_iter(), now)), [60]);
         assert!(roster.hear(&beat(1_000), std::iter::empty(), now).is_empty());
         assert_eq!(numbers(&roster.hear(&beat(1_000), [drop_of(1)].into_iter(), now)), [1_001]);
+    }
+
+    /// A worker is entered before the log has it: forgetting it in between would lose its first tasks.
+    #[test]
+    fn who_registers_just_now_is_not_forgotten() {
+        let (roster, now, lately) = (Roster::default(), Instant::now(), Duration::from_secs(10));
+        roster.enter(WorkerId(1), Incarnation(1), now);
+        roster.retain(|_| false, now + lately, lately);
+        assert!(roster.last_heard(WorkerId(1), Incarnation(1), now).is_some());
+        roster.retain(|_| false, now + 2 * lately, lately);
+        assert!(roster.last_heard(WorkerId(1), Incarnation(1), now).is_none());
     }
 
     #[test]

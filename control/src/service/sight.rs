@@ -145,12 +145,21 @@ fn read_answer(
 }
 
 impl Service {
-    /// What is at a path, if that can be told without waiting. A rename under way must be waited for.
-    pub(super) fn sight_now(&self, path: &NamespacePath, now_ms: u64) -> Result<Option<Sight>, Failure> {
+    /// What the state says of a path; `None` while a rename that must be waited for has it.
+    pub(super) fn known_now(&self, path: &NamespacePath) -> Result<Option<(MountId, Known)>, Failure> {
         if !self.locks.is_readable(path.as_str()) {
             return Ok(None);
         }
-        let (id, known) = self.state(|state| known(state, path))?;
+        self.state(|state| known(state, path)).map(Some)
+    }
+
+    /// What is at a path of which the state says this, if that can be told without waiting.
+    pub(super) fn sight_now(
+        &self,
+        path: &NamespacePath,
+        (id, known): (MountId, Known),
+        now_ms: u64,
+    ) -> Result<Option<Sight>, Failure> {
         let mounted = self.mounts.find(id)?;
         if let Known::Seen(seen) = known {
             return Ok(Some(Sight { mounted, seen }));
