@@ -8,7 +8,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// Somebody else listens there.
-    #[error("cannot listen on {address}: {source}. Another process may hold the port: choose one with {flag}, or 0 for any")]
+    #[error(
+        "cannot listen on {address}: {source}. Another process may hold the port: choose one with {flag}, or 0 for any"
+    )]
     Listen {
         /// `HOST:PORT` as configured.
         address: String,

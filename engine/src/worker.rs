@@ -98,7 +98,8 @@ impl Worker {
             flag: "--data-listen",
             source,
         })?;
-        let listen_failed = |source| Error::Listen { address: config.data_listen.clone(), flag: "--data-listen", source };
+        let listen_failed =
+            |source| Error::Listen { address: config.data_listen.clone(), flag: "--data-listen", source };
         let data_address = listener.local_addr().map_err(listen_failed)?;
         let unix = config.socket_path.as_deref().map(open_socket).transpose()?;
 

@@ -31,7 +31,8 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt()
         .with_env_filter(
-            EnvFilter::try_from_env("CITIUS_LOG").unwrap_or_else(|_| EnvFilter::new("warn,openraft=error,raft_log=error")),
+            EnvFilter::try_from_env("CITIUS_LOG")
+                .unwrap_or_else(|_| EnvFilter::new("warn,openraft=error,raft_log=error")),
         )
         .with_writer(std::io::stderr)
         .with_target(false)

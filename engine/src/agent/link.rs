@@ -3,9 +3,7 @@
 //! One task writes, one reads; answers find their askers by request id. When either task ends the link is dead and
 //! every asker is told so. Nothing of this is on the path of a client's read.
 
-use citius_wire::{
-    Encoder, Failure, Head, Hello, PRELUDE_BYTES, Prelude, Request, Status, Welcome,
-};
+use citius_wire::{Encoder, Failure, Head, Hello, PRELUDE_BYTES, Prelude, Request, Status, Welcome};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -58,10 +58,7 @@ impl MasterClient {
     /// Does one operation, and tries again with the same serial while the master cannot be reached, until `patience`
     /// has passed: the state machine answers a repeated serial with the answer of the first try.
     pub(crate) async fn operate(&self, operation: Operation, patience: Duration) -> Result<Outcome, Failure> {
-        let batch = Batch {
-            first: Serial(self.serial.fetch_add(1, Ordering::Relaxed)),
-            operations: vec![operation],
-        };
+        let batch = Batch { first: Serial(self.serial.fetch_add(1, Ordering::Relaxed)), operations: vec![operation] };
         let deadline = Instant::now() + patience;
         let mut pause = RETRY_PAUSE;
         loop {

@@ -11,13 +11,14 @@ mod view;
 pub(crate) use publish::{Publisher, Step};
 pub(crate) use view::View;
 
-use crate::error::{Error, Result};
 use crate::driver::{Lent, ShardInbox, ShardMessage, keeps_blocks};
+use crate::error::{Error, Result};
 use bytes::Bytes;
+use citius_understore::UnderStore;
 use citius_wire::{
-    Attach, BlockId, ClientId, Counters, Detach, Epoch, Failure, FileKey, Handle as FileHandle, Heartbeat, Hello, Incarnation, Member,
-    MountTraffic, Operation, Origin, Outcome, Read, ReadMode, Register, Right, Ring, Staged, Status, TRANSFER_BYTES_MAX, Task,
-    Token, Work, WorkerId,
+    Attach, BlockId, ClientId, Counters, Detach, Epoch, Failure, FileKey, Handle as FileHandle, Heartbeat, Hello,
+    Incarnation, Member, MountId, MountTraffic, Operation, Origin, Outcome, Read, ReadMode, Register, Right, Ring,
+    Staged, Status, TRANSFER_BYTES_MAX, Task, Token, Work, WorkerId,
 };
 use link::Link;
 use master::{MasterClient, unexpected};
@@ -62,6 +63,8 @@ pub(crate) struct Node {
     peers: tokio::sync::Mutex<HashMap<(String, u16), Arc<Link>>>,
     task_done: AtomicU64,
     leaving: AtomicBool,
+    /// When the last refresh of the view ended; held while one is under way, so that many who need it ask once.
+    refreshed: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// What a node is made of.
@@ -95,6 +98,7 @@ impl Node {
             peers: tokio::sync::Mutex::new(HashMap::new()),
             task_done: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
+            refreshed: tokio::sync::Mutex::new(None),
         })
     }
 
@@ -164,6 +168,28 @@ impl Node {
         if let Err(failure) = self.beat(true).await {
             tracing::warn!(%failure, "the master was not told that this worker leaves");
         }
+    }
+
+    /// Asks the master for what is new, now: a request met a mount, a key or an epoch that this worker does not know.
+    pub(crate) async fn refresh(&self) -> Result<(), Failure> {
+        let asked = Instant::now();
+        let mut refreshed = self.refreshed.lock().await;
+        if refreshed.is_some_and(|at| at > asked) {
+            return Ok(());
+        }
+        let result = self.beat(false).await;
+        *refreshed = Some(Instant::now());
+        result
+    }
+
+    /// The under-store of a mount, asking the master about one that is not known yet.
+    pub(crate) async fn store(&self, mount: MountId) -> Result<Arc<dyn UnderStore>, Failure> {
+        match self.view().store(mount) {
+            Err(failure) if failure.status == Status::NotFound => {}
+            known => return known.cloned(),
+        }
+        self.refresh().await?;
+        self.view().store(mount).cloned()
     }
 
     async fn beat(&self, leaving: bool) -> Result<(), Failure> {
@@ -309,7 +335,12 @@ impl Node {
         Ok(())
     }
 
-    async fn attach_at_peer(&self, address: &str, shard: u16, right: &Right) -> Result<(Arc<Link>, FileHandle), Failure> {
+    async fn attach_at_peer(
+        &self,
+        address: &str,
+        shard: u16,
+        right: &Right,
+    ) -> Result<(Arc<Link>, FileHandle), Failure> {
         let link = self.peer(address, shard).await?;
         let key = self
             .view()
@@ -350,10 +381,7 @@ impl Node {
             let answer = link.ask(&read, PEER_PATIENCE).await?;
             let reply = answer.head().read_reply::<Read>()?;
             crate::store::verify_sectors(&answer.payload, &reply.crcs).map_err(|sector| {
-                Failure::new(
-                    Status::Corrupt,
-                    format!("sector {sector} of block {index} came damaged from {address}"),
-                )
+                Failure::new(Status::Corrupt, format!("sector {sector} of block {index} came damaged from {address}"))
             })?;
             if reply.offset != offset || answer.payload.len() != rest as usize {
                 return Err(Failure::new(Status::Protocol, format!("{address} answered another range than was asked")));

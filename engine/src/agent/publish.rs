@@ -17,8 +17,8 @@
 
 use crate::agent::Node;
 use crate::agent::master::unexpected;
-use crate::failure;
 use crate::driver::{ShardMessage, keeps_blocks};
+use crate::failure;
 use citius_understore::{Condition, FileId, Settled, Staged, StagedBody, StagedRecord, StorePath, VersionToken};
 use citius_wire::{Failure, FileKey, Operation, Outcome, Right, Status};
 use std::collections::HashMap;
@@ -33,6 +33,8 @@ const STEPS_MAX: usize = 256;
 const FILES_MAX: usize = 16 << 10;
 /// A file whose writer has said nothing for so long is given up: its lease is long gone.
 const IDLE_MAX: Duration = Duration::from_secs(180);
+/// Publications that are remembered.
+const PUBLISHED_MAX: usize = 4096;
 /// How long a step tries to reach the master before it fails.
 const MASTER_PATIENCE: Duration = Duration::from_secs(60);
 /// How long a publication whose fate is unknown is asked about. Past that the intent stays in the log until this
@@ -63,6 +65,13 @@ pub(crate) enum Step {
 }
 
 impl Step {
+    fn accept(self, key: FileKey) {
+        match self {
+            Self::Stage { done, .. } => drop(done.send(Ok(()))),
+            Self::Publish { done, .. } => drop(done.send(Ok(key))),
+        }
+    }
+
     fn refuse(self, failure: Failure) {
         // Who asked may be gone; then nobody needs the answer.
         match self {
@@ -76,11 +85,17 @@ impl Step {
 #[derive(Default)]
 pub(crate) struct Publisher {
     files: Mutex<HashMap<FileKey, mpsc::Sender<Step>>>,
+    /// What lately published files are called now, for who asks again because the answer was lost.
+    published: Mutex<HashMap<FileKey, FileKey>>,
 }
 
 impl Publisher {
     /// Hands a step to its file's task, which is started by the first one. Never blocks; callable from a shard.
     pub(crate) fn step(&self, node: &Arc<Node>, right: &Arc<Right>, step: Step) {
+        let known = self.published.lock().unwrap_or_else(PoisonError::into_inner).get(&right.file).copied();
+        if let Some(key) = known {
+            return step.accept(key);
+        }
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = match files.get(&right.file).filter(|sender| !sender.is_closed()) {
             Some(sender) => sender.clone(),
@@ -167,7 +182,11 @@ struct Publication<'a> {
 
 impl Publication<'_> {
     async fn stage(&mut self, index: u32, length: u32) -> Result<(), Failure> {
-        if index != self.next_index {
+        if index < self.next_index {
+            // Asked again because the answer was lost.
+            return Ok(());
+        }
+        if index > self.next_index {
             return Err(Failure::new(
                 Status::InvalidArgument,
                 format!("block {index} was to be staged when block {} was due", self.next_index),
@@ -185,8 +204,7 @@ impl Publication<'_> {
 
     async fn begin(&mut self) -> Result<&mut Box<dyn Staged>, Failure> {
         if self.staged.is_none() {
-            let view = self.node.view();
-            let store = view.store(self.right.mount)?;
+            let store = self.node.store(self.right.mount).await?;
             let staged = store
                 .stage(&self.path()?, FileId(self.right.file.0), None)
                 .await
@@ -220,8 +238,7 @@ impl Publication<'_> {
             ));
         }
         let file = self.right.file;
-        let record =
-            self.begin().await?.seal().await.map_err(|error| failure::of_store(&error))?;
+        let record = self.begin().await?.seal().await.map_err(|error| failure::of_store(&error))?;
         self.log_upload().await?;
         let intent = Operation::PublishIntent {
             file,
@@ -254,9 +271,18 @@ impl Publication<'_> {
             other => return Err(unexpected(&other, file)),
         };
         self.node.broadcast(|| {
-            if keeps_blocks(&self.right) { ShardMessage::Rekey { from: file, to: key } } else { ShardMessage::Drop { file } }
+            if keeps_blocks(&self.right) {
+                ShardMessage::Rekey { from: file, to: key }
+            } else {
+                ShardMessage::Drop { file }
+            }
         });
         self.staged = None;
+        let mut published = self.node.publisher.published.lock().unwrap_or_else(PoisonError::into_inner);
+        if published.len() >= PUBLISHED_MAX {
+            published.clear();
+        }
+        published.insert(file, key);
         Ok(key)
     }
 
@@ -271,8 +297,7 @@ impl Publication<'_> {
         let mut pause = SETTLE_PAUSE;
         let deadline = Instant::now() + SETTLE_PATIENCE;
         loop {
-            let view = self.node.view();
-            match view.store(self.right.mount)?.settle(record).await {
+            match self.node.store(self.right.mount).await?.settle(record).await {
                 Ok(Settled::Published(token)) => {
                     tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
                     return Ok(token);

@@ -43,8 +43,7 @@ impl View {
                 (mounted.secret.mount, mounted)
             })
             .collect();
-        let previous =
-            if self.ring.epoch == cluster.ring.epoch { self.previous.clone() } else { self.ring.clone() };
+        let previous = if self.ring.epoch == cluster.ring.epoch { self.previous.clone() } else { self.ring.clone() };
         Self { version: cluster.version, ring: cluster.ring, previous, keys: cluster.keys, mounts }
     }
 

@@ -30,7 +30,8 @@ const NETWORK_PIECE_BYTES: u32 = 16 << 20;
 const ROUNDS_MAX: usize = 64;
 
 const _: () = assert!(
-    (LOCAL_PIECE_BYTES as usize).is_multiple_of(GRAIN_BYTES) && (NETWORK_PIECE_BYTES as usize).is_multiple_of(GRAIN_BYTES)
+    (LOCAL_PIECE_BYTES as usize).is_multiple_of(GRAIN_BYTES)
+        && (NETWORK_PIECE_BYTES as usize).is_multiple_of(GRAIN_BYTES)
 );
 
 impl Shard {
@@ -49,7 +50,8 @@ impl Shard {
             }
             self.admit(wanted).await?;
             let with_ahead = wanted.range.start..wanted.range.end.saturating_add(ahead).min(wanted.block_length);
-            self.take_off(file, wanted, with_ahead)?;
+            let store = self.store(file.right.mount).await?;
+            self.take_off(file, &store, wanted, with_ahead);
             if let Some(wait) = self.flights.wait(block) {
                 if self.is_here(wanted) {
                     return Ok(());
@@ -78,9 +80,7 @@ impl Shard {
     }
 
     /// Starts a fetch for all of `range` that is neither valid nor on its way.
-    fn take_off(self: &Rc<Self>, file: &Rc<Attached>, wanted: &Wanted, range: Range<u32>) -> Result<(), Failure> {
-        let view = self.view();
-        let store = view.store(file.right.mount)?;
+    fn take_off(self: &Rc<Self>, file: &Rc<Attached>, store: &Arc<dyn UnderStore>, wanted: &Wanted, range: Range<u32>) {
         let piece_bytes = if store.local().is_some() { LOCAL_PIECE_BYTES } else { NETWORK_PIECE_BYTES };
         let missing = self.blocks.borrow().missing(wanted.block, range);
         for piece in missing.into_iter().flat_map(|run| pieces(run, piece_bytes)) {
@@ -99,7 +99,6 @@ impl Shard {
             let this = Rc::clone(self);
             self.host.spawn(Urgency::Foreground, async move { this.fly(&trip, flight).await });
         }
-        Ok(())
     }
 
     async fn fly(self: &Rc<Self>, trip: &Trip, flight: Flight) {
@@ -237,9 +236,7 @@ impl Shard {
             .await
             .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
             .map_err(|error| failure::of_store(&error))?;
-        let span = loan
-            .reclaim()
-            .map_err(|_| Failure::new(Status::Internal, "a landing outlived its fetch"))?;
+        let span = loan.reclaim().map_err(|_| Failure::new(Status::Internal, "a landing outlived its fetch"))?;
         let crcs = std::mem::take(&mut *crcs.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((span, crcs))
     }
@@ -300,10 +297,9 @@ fn changed(file: &Attached) -> Failure {
 /// A block that should be here, is not, and is in no under-store.
 pub(super) fn nowhere(file: &Attached, block: BlockId) -> Failure {
     match file.right.origin {
-        Origin::Writer { .. } => Failure::new(
-            Status::NotFound,
-            format!("block {} of {} is not written yet", block.index, file.right.path),
-        ),
+        Origin::Writer { .. } => {
+            Failure::new(Status::NotFound, format!("block {} of {} is not written yet", block.index, file.right.path))
+        }
         Origin::Memory { .. } | Origin::UnderStore { .. } => Failure::new(
             Status::DataLost,
             format!("{} was in memory only, and its memory is gone: delete it, or write it again", file.right.path),

@@ -44,7 +44,7 @@ impl Shard {
         if is_here {
             return Ok(());
         }
-        self.check_owner(file, block.index)?;
+        self.check_owner(file, block.index).await?;
         if file.token.is_none() {
             return Err(nowhere(file, block));
         }

@@ -35,8 +35,8 @@ use crate::ring::{Ring, RingHandle};
 use crate::shard::{Attached, Flights};
 use crate::store::{BlockIndex, BlockState};
 use crate::tier::mem::{BackingChoice, Grant, Limits, Loans, Memory, PagePool, Slab};
-use citius_understore::Bridge;
-use citius_wire::{Counters, Failure, FileKey, Freed, Origin, ResidentBlock, ResidentReply, Status};
+use citius_understore::{Bridge, UnderStore};
+use citius_wire::{Counters, Failure, FileKey, Freed, MountId, Origin, ResidentBlock, ResidentReply, Status};
 use files::OpenFiles;
 use lend::Ledger;
 use std::cell::{Cell, OnceCell, RefCell};
@@ -44,6 +44,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
+use tokio::sync::oneshot;
 use write::Writing;
 
 /// Submissions that a shard's own ring holds.
@@ -137,8 +138,9 @@ impl Shard {
             advice: "Check that io_uring is allowed (sysctl kernel.io_uring_disabled=0) and `ulimit -l`, `ulimit -n`",
         };
         let ring = Ring::new(RING_ENTRIES).map_err(|error| failed(error.to_string()))?;
-        let (pool, grant) = PagePool::start(ring.handle(), BackingChoice::Best, parts.memory_bytes, u32::from(parts.shards))
-            .map_err(|error| Error::Memory(error.to_string()))?;
+        let (pool, grant) =
+            PagePool::start(ring.handle(), BackingChoice::Best, parts.memory_bytes, u32::from(parts.shards))
+                .map_err(|error| Error::Memory(error.to_string()))?;
         let bell = ring.eventfd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
         let blocks_max = Limits::of_process().blocks_max(u32::from(parts.shards));
         let bytes_max = u64::from(grant.pages) * citius_wire::units::PAGE_BYTES as u64;
@@ -228,18 +230,42 @@ impl Shard {
         self.node.get().ok_or_else(|| Failure::new(Status::Unavailable, "the worker is starting"))
     }
 
+    /// The under-store of a mount. One that is not known yet is asked for: a mount may be younger than our view.
+    async fn store(&self, mount: MountId) -> Result<Arc<dyn UnderStore>, Failure> {
+        match self.view().store(mount) {
+            Err(failure) if failure.status == Status::NotFound => {}
+            known => return known.cloned(),
+        }
+        self.refresh().await?;
+        self.view().store(mount).cloned()
+    }
+
     /// Refuses a block of an under-store file that another shard should serve.
-    fn check_owner(&self, file: &Attached, index: u32) -> Result<(), Failure> {
-        if !matches!(file.right.origin, Origin::UnderStore { .. }) {
+    async fn check_owner(&self, file: &Attached, index: u32) -> Result<(), Failure> {
+        if !matches!(file.right.origin, Origin::UnderStore { .. }) || self.owns(file, index)? {
             return Ok(());
         }
-        let view = self.view();
+        // The client may route by a ring that is newer than ours.
+        self.refresh().await?;
+        if self.owns(file, index)? { Ok(()) } else { Err(Failure::wrong_epoch(self.view().ring.clone())) }
+    }
+
+    fn owns(&self, file: &Attached, index: u32) -> Result<bool, Failure> {
         let worker = self.node()?.worker;
-        let owned = view
-            .ring
-            .owner(file.right.place, index)
-            .is_some_and(|owner| view.ring.members[owner.member].worker == worker && owner.shard == self.number);
-        if owned { Ok(()) } else { Err(Failure::wrong_epoch(view.ring.clone())) }
+        let view = self.view();
+        let owner = view.ring.owner(file.right.place, index);
+        Ok(owner.is_some_and(|owner| view.ring.members[owner.member].worker == worker && owner.shard == self.number))
+    }
+
+    /// Has the agent ask the master for what is new.
+    async fn refresh(&self) -> Result<(), Failure> {
+        let node = Arc::clone(self.node()?);
+        let (sender, receiver) = oneshot::channel();
+        let asking = Arc::clone(&node);
+        node.runtime.spawn(async move { drop(sender.send(asking.refresh().await)) });
+        receiver.await.map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))??;
+        self.view.replace(node.view());
+        Ok(())
     }
 
     fn rekey(&self, from: FileKey, to: FileKey) {

@@ -60,8 +60,9 @@ impl Shard {
     /// # Errors
     /// `WrongEpoch`, or why the bytes cannot be had.
     pub(crate) async fn read_cold(self: &Rc<Self>, file: &Rc<Attached>, read: &Read) -> Result<ColdAnswer, Failure> {
-        let wanted = file.read_range(read.offset, read.length, |block| Some(self.blocks.borrow().stat(block)?.length))?;
-        self.check_owner(file, wanted.block.index)?;
+        let wanted =
+            file.read_range(read.offset, read.length, |block| Some(self.blocks.borrow().stat(block)?.length))?;
+        self.check_owner(file, wanted.block.index).await?;
         tally(&self.counters.requests, 1);
         tally(&self.counters.misses, 1);
         if read.mode == ReadMode::Refetch {
@@ -101,11 +102,10 @@ impl Shard {
         if file.token.is_none() {
             return Err(nowhere(file, wanted.block));
         }
-        let view = self.view();
-        let store = view.store(file.right.mount)?;
+        let store = self.store(file.right.mount).await?;
         let length = (wanted.range.end - wanted.range.start) as usize;
         let into = SpanMut::from(vec![0; length]);
-        let (pieces, crcs) = self.fetch_into(file, store, wanted.offset(), into).await?;
+        let (pieces, crcs) = self.fetch_into(file, &store, wanted.offset(), into).await?;
         tally(&self.counters.fetched_bytes, length as u64);
         tally(&self.counters.read_bytes, length as u64);
         Ok(ColdAnswer {

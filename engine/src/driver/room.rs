@@ -32,7 +32,12 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Shard::memory`].
-    pub(super) async fn prepare(&self, block: Option<BlockId>, memory: &Memory, range: Range<usize>) -> Result<(), Failure> {
+    pub(super) async fn prepare(
+        &self,
+        block: Option<BlockId>,
+        memory: &Memory,
+        range: Range<usize>,
+    ) -> Result<(), Failure> {
         for _ in 0..EVICTIONS_MAX {
             match self.driven(memory.prepare(range.clone())).await {
                 Ok(()) => {
@@ -62,7 +67,11 @@ impl Shard {
     pub(super) fn evict_for(&self, error: &MemError) -> Result<(), Failure> {
         match error {
             MemError::NoPages { .. } | MemError::PagesLost { .. } | MemError::System { .. } => {
-                if self.evict_one() { Ok(()) } else { Err(self.full_because(error)) }
+                if self.evict_one() {
+                    Ok(())
+                } else {
+                    Err(self.full_because(error))
+                }
             }
             other => Err(Failure::new(Status::Internal, other.to_string())),
         }

@@ -286,7 +286,10 @@ impl Shard {
         let blocks = self.blocks.borrow();
         let stat = blocks.stat(block).filter(|stat| stat.state != BlockState::Filling);
         let (Some(stat), Some(memory)) = (stat, blocks.memory(block)) else {
-            return Err(Failure::new(Status::InvalidArgument, format!("block {block} was staged before it was sealed")));
+            return Err(Failure::new(
+                Status::InvalidArgument,
+                format!("block {block} was staged before it was sealed"),
+            ));
         };
         self.ledger
             .lend(memory.span(0..stat.length as usize))

@@ -8,16 +8,15 @@
 //! Bounds: [`WAITING_MAX`] requests may wait at once and [`QUEUED_BYTES_MAX`] bytes of answers may queue; at either the
 //! connection is not read from until it has room, so a client that does not receive costs a bounded amount of memory.
 
+use crate::driver::Shard;
 use crate::host::{Stream, Urgency, guarded, panic_text};
 use crate::net::acceptor::{Accepted, Door};
 use crate::net::outbox::{Outbox, Progress};
 use crate::ring::Fd;
-use crate::driver::Shard;
 use crate::shard::{Attached, Handles};
 use citius_wire::{
-    Attach, Attached as AttachedReply, CountersRequest, Detach, Done, Failure, FrameBuffer, FrameError, Free,
-    Head, Kind, Load, Map, MapWrite, Publish, Published, Read, Request, Resident, Seal, Stage, Staged, Status,
-    Write,
+    Attach, Attached as AttachedReply, CountersRequest, Detach, Done, Failure, FrameBuffer, FrameError, Free, Head,
+    Kind, Load, Map, MapWrite, Publish, Published, Read, Request, Resident, Seal, Stage, Staged, Status, Write,
 };
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -119,7 +118,9 @@ impl Connection {
                 Kind::Write => {
                     let write = match head.read::<Write>() {
                         Ok(write) => write,
-                        Err(error) => return self.end(prelude.request_id, Kind::Write, &error.to_string()).map(|()| true),
+                        Err(error) => {
+                            return self.end(prelude.request_id, Kind::Write, &error.to_string()).map(|()| true);
+                        }
                     };
                     // Whoever waits for earlier answers should not wait for this payload too.
                     self.send(shard);
@@ -199,27 +200,61 @@ impl Connection {
                 let result = self.handles.borrow_mut().detach(request.handle);
                 self.answer::<Detach>(shard, id, &result.map(|()| Done {}));
             }
-            Kind::Seal => self.later(shard, id, head.read::<Seal>()?, |request| request.handle, |shard, file, request| async move {
-                shard.seal(&file, request.index, request.length).await.map(|()| Done {})
-            }),
-            Kind::Stage => self.later(shard, id, head.read::<Stage>()?, |request| request.handle, |shard, file, request| async move {
-                shard.stage(&file, request.index, request.length).await.map(|()| Done {})
-            }),
-            Kind::Staged => self.later(shard, id, head.read::<Staged>()?, |request| request.handle, |shard, file, request| async move {
-                shard.staged_elsewhere(&file, request.index).map(|()| Done {})
-            }),
-            Kind::Publish => self.later(shard, id, head.read::<Publish>()?, |request| request.handle, |shard, file, request| async move {
-                shard.publish(&file, request.length).await.map(|file| Published { file })
-            }),
-            Kind::Load => self.later(shard, id, head.read::<Load>()?, |request| request.handle, |shard, file, request| async move {
-                shard.load(&file, request.index).await.map(|()| Done {})
-            }),
-            Kind::Free => self.later(shard, id, head.read::<Free>()?, |request| request.handle, |shard, file, _| async move {
-                Ok(shard.free(&file))
-            }),
-            Kind::Resident => self.later(shard, id, head.read::<Resident>()?, |request| request.handle, |shard, file, _| async move {
-                Ok(shard.resident(&file))
-            }),
+            Kind::Seal => self.later(
+                shard,
+                id,
+                head.read::<Seal>()?,
+                |request| request.handle,
+                |shard, file, request| async move {
+                    shard.seal(&file, request.index, request.length).await.map(|()| Done {})
+                },
+            ),
+            Kind::Stage => self.later(
+                shard,
+                id,
+                head.read::<Stage>()?,
+                |request| request.handle,
+                |shard, file, request| async move {
+                    shard.stage(&file, request.index, request.length).await.map(|()| Done {})
+                },
+            ),
+            Kind::Staged => self.later(
+                shard,
+                id,
+                head.read::<Staged>()?,
+                |request| request.handle,
+                |shard, file, request| async move { shard.staged_elsewhere(&file, request.index).map(|()| Done {}) },
+            ),
+            Kind::Publish => self.later(
+                shard,
+                id,
+                head.read::<Publish>()?,
+                |request| request.handle,
+                |shard, file, request| async move {
+                    shard.publish(&file, request.length).await.map(|file| Published { file })
+                },
+            ),
+            Kind::Load => self.later(
+                shard,
+                id,
+                head.read::<Load>()?,
+                |request| request.handle,
+                |shard, file, request| async move { shard.load(&file, request.index).await.map(|()| Done {}) },
+            ),
+            Kind::Free => self.later(
+                shard,
+                id,
+                head.read::<Free>()?,
+                |request| request.handle,
+                |shard, file, _| async move { Ok(shard.free(&file)) },
+            ),
+            Kind::Resident => self.later(
+                shard,
+                id,
+                head.read::<Resident>()?,
+                |request| request.handle,
+                |shard, file, _| async move { Ok(shard.resident(&file)) },
+            ),
             Kind::Map if self.door == Door::Unix => self.map(shard, id, head.read()?),
             Kind::MapWrite if self.door == Door::Unix => self.map_write(shard, id, head.read()?),
             Kind::Counters => {
@@ -238,25 +273,37 @@ impl Connection {
     }
 
     fn map(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, request: Map) {
-        self.with_file::<Map>(shard, id, request.handle, async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
-            match shard.map(&file, request.index).await {
+        self.with_file::<Map>(
+            shard,
+            id,
+            request.handle,
+            async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| match shard
+                .map(&file, request.index)
+                .await
+            {
                 Ok((reply, descriptor)) => {
                     this.outbox.borrow_mut().reply_descriptor(Kind::Map, id, &reply, descriptor);
                 }
                 Err(failure) => this.fail(&shard, Kind::Map, id, &failure),
-            }
-        });
+            },
+        );
     }
 
     fn map_write(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, request: MapWrite) {
-        self.with_file::<MapWrite>(shard, id, request.handle, async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
-            match shard.map_write(&file, request.index).await {
+        self.with_file::<MapWrite>(
+            shard,
+            id,
+            request.handle,
+            async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| match shard
+                .map_write(&file, request.index)
+                .await
+            {
                 Ok(descriptor) => {
                     this.outbox.borrow_mut().reply_descriptor(Kind::MapWrite, id, &Done {}, descriptor);
                 }
                 Err(failure) => this.fail(&shard, Kind::MapWrite, id, &failure),
-            }
-        });
+            },
+        );
     }
 
     /// Runs a request on a file in a task of its own and answers with what it gives.
@@ -271,10 +318,15 @@ impl Connection {
         R: Request + 'static,
         Work: Future<Output = Result<R::Reply, Failure>> + 'static,
     {
-        self.with_file::<R>(shard, id, handle(&request), async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
-            let result = work(Rc::clone(&shard), file, request).await;
-            this.answer::<R>(&shard, id, &result);
-        });
+        self.with_file::<R>(
+            shard,
+            id,
+            handle(&request),
+            async move |this: Rc<Self>, shard: Rc<Shard>, file: Rc<Attached>| {
+                let result = work(Rc::clone(&shard), file, request).await;
+                this.answer::<R>(&shard, id, &result);
+            },
+        );
     }
 
     fn with_file<R: Request>(

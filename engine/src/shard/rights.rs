@@ -79,8 +79,7 @@ impl Handles {
     /// # Errors
     /// `InvalidArgument` for no such handle, `CapabilityExpired`.
     pub(crate) fn get(&self, handle: Handle, now_ms: u64) -> Result<&Rc<Attached>, Failure> {
-        let attached =
-            self.slots.get(handle.0 as usize).and_then(Option::as_ref).ok_or_else(|| no_such(handle))?;
+        let attached = self.slots.get(handle.0 as usize).and_then(Option::as_ref).ok_or_else(|| no_such(handle))?;
         if now_ms >= attached.right.expires_ms {
             return Err(Failure::new(
                 Status::CapabilityExpired,
@@ -244,7 +243,8 @@ mod tests {
     #[test]
     fn reads_widen_to_sectors_and_stop_at_the_end() {
         let file = attached((2 << 20) + 5000);
-        let range = |offset, length| file.read_range(offset, length, |_| None).map(|wanted| (wanted.block.index, wanted.range));
+        let range =
+            |offset, length| file.read_range(offset, length, |_| None).map(|wanted| (wanted.block.index, wanted.range));
         assert_eq!(range(0, 1).unwrap(), (0, 0..4096));
         assert_eq!(range(4095, 2).unwrap(), (0, 0..8192));
         assert_eq!(range((2 << 20) + 4096, 4096).unwrap(), (1, 4096..5000));

@@ -208,7 +208,8 @@ fn throughput(name: &'static str, bytes: u64, began: Instant) -> Row {
 
 fn spread(name: &'static str, mut times: Vec<f64>, bytes_each: Option<usize>) -> Row {
     times.sort_unstable_by(f64::total_cmp);
-    let at = |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1))).copied();
+    let at =
+        |share: f64| times.get(((times.len() as f64 * share) as usize).min(times.len().saturating_sub(1))).copied();
     let per_second = times.len() as f64 * 1e9 / times.iter().sum::<f64>().max(1.0);
     Row {
         name,

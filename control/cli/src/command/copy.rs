@@ -43,7 +43,9 @@ impl Side {
 
     fn name(&self) -> Result<String, CliError> {
         let name = match self {
-            Self::Local(path) => fs::canonicalize(path).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned())),
+            Self::Local(path) => {
+                fs::canonicalize(path).ok().and_then(|path| Some(path.file_name()?.to_str()?.to_owned()))
+            }
             Self::Namespace(path) => path.trim_end_matches('/').rsplit('/').next().map(str::to_owned),
         };
         name.filter(|name| !name.is_empty())
@@ -237,11 +239,7 @@ fn take_out(client: &Client, args: &CpArgs, from: &str, to: &Path, moved: impl F
     write().inspect_err(|_| drop(fs::remove_file(&passing)))
 }
 
-fn read_all(
-    client: &Client,
-    path: &str,
-    mut chunk: impl FnMut(&[u8]) -> Result<(), CliError>,
-) -> Result<(), CliError> {
+fn read_all(client: &Client, path: &str, mut chunk: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
     let file = client.open(path)?;
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = 0;

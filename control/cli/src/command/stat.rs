@@ -13,7 +13,9 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &StatArgs) -> Result<(),
     super::for_each(&args.paths, |path| {
         let info = client.stat(path)?;
         let blocks = match (info.kind, info.persistence) {
-            (EntryKind::File, Persistence::Persisted | Persistence::MemoryOnly) => client.open(path)?.resident()?.into_iter().map(|found| found.block).collect(),
+            (EntryKind::File, Persistence::Persisted | Persistence::MemoryOnly) => {
+                client.open(path)?.resident()?.into_iter().map(|found| found.block).collect()
+            }
             _ => Vec::new(),
         };
         let mut out = io::stdout().lock();

@@ -58,10 +58,7 @@ impl Iterator for Walk<'_> {
 }
 
 /// Walks several paths and gives the files only.
-pub(crate) fn files<'a>(
-    client: &'a Client,
-    paths: &'a [String],
-) -> impl Iterator<Item = Result<Found, CliError>> + 'a {
+pub(crate) fn files<'a>(client: &'a Client, paths: &'a [String]) -> impl Iterator<Item = Result<Found, CliError>> + 'a {
     paths
         .iter()
         .flat_map(|path| match Walk::new(client, path) {

@@ -1,7 +1,7 @@
 //! `citius load` and `free`: what is cached, on request.
 
-use super::progress::Progress;
 use super::pool;
+use super::progress::Progress;
 use super::walk::{self, Found};
 use crate::args::{FreeArgs, LoadArgs, Reach};
 use crate::error::CliError;

@@ -27,20 +27,22 @@ pub(crate) fn from_flags(flags: &MountFlags, matches: &ArgMatches) -> Result<Vec
         mounts.push((at, MountFlag { path: "/".into(), uri: whole_uri(uri)?, options: Vec::new() }));
     }
     for (text, at) in flags.mount.iter().zip(indices("mount")) {
-        let (path, uri) = text.split_once('=').filter(|(path, uri)| !path.is_empty() && !uri.is_empty()).ok_or_else(
-            || CliError::usage(format!("--mount {text:?} should be PATH=URI, as in --mount /data=./some/folder")),
-        )?;
+        let (path, uri) =
+            text.split_once('=').filter(|(path, uri)| !path.is_empty() && !uri.is_empty()).ok_or_else(|| {
+                CliError::usage(format!("--mount {text:?} should be PATH=URI, as in --mount /data=./some/folder"))
+            })?;
         mounts.push((at, MountFlag { path: path.to_owned(), uri: whole_uri(uri)?, options: Vec::new() }));
     }
     for (text, at) in flags.option.iter().zip(indices("option")) {
-        let (_, mount) = mounts
-            .iter_mut()
-            .filter(|(mount_at, _)| *mount_at < at)
-            .max_by_key(|(mount_at, _)| *mount_at)
-            .ok_or_else(|| {
-                let key = text.split('=').next().unwrap_or_default();
-                CliError::usage(format!("--option {key}=… stands before any --mount: put it behind the mount it is for"))
-            })?;
+        let (_, mount) =
+            mounts.iter_mut().filter(|(mount_at, _)| *mount_at < at).max_by_key(|(mount_at, _)| *mount_at).ok_or_else(
+                || {
+                    let key = text.split('=').next().unwrap_or_default();
+                    CliError::usage(format!(
+                        "--option {key}=… stands before any --mount: put it behind the mount it is for"
+                    ))
+                },
+            )?;
         mount.options.push(read_option(text)?);
     }
     Ok(mounts.into_iter().map(|(_, mount)| mount).collect())
@@ -101,7 +103,9 @@ pub(crate) fn ensure(client: &Client, mounts: &[MountFlag]) -> Result<(), CliErr
 }
 
 fn same_uri(known: &str, asked: &str) -> bool {
-    let bare = |uri: &str| uri.strip_prefix("file://").or(uri.strip_prefix("file:")).unwrap_or(uri).trim_end_matches('/').to_owned();
+    let bare = |uri: &str| {
+        uri.strip_prefix("file://").or(uri.strip_prefix("file:")).unwrap_or(uri).trim_end_matches('/').to_owned()
+    };
     bare(known) == bare(&crate::output::redact_uri(asked))
 }
 
@@ -144,8 +148,17 @@ mod tests {
     #[test]
     fn options_belong_to_the_mount_before_them() {
         let found = mounts(&[
-            "--mount", "/a=s3://a", "--option", "k=1", "--option=l=a=b", "--mount", "/b=s3://b", "--root", "s3://r",
-            "--option", "k=2",
+            "--mount",
+            "/a=s3://a",
+            "--option",
+            "k=1",
+            "--option=l=a=b",
+            "--mount",
+            "/b=s3://b",
+            "--root",
+            "s3://r",
+            "--option",
+            "k=2",
         ])
         .unwrap();
         let option = |k: &str, v: &str| (k.to_owned(), v.to_owned());

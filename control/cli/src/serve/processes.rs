@@ -33,9 +33,17 @@ pub(crate) fn run_local(reach: &Reach, args: &LocalArgs, matches: &ArgMatches) -
     let runtime = runtime(&cores)?;
     runtime.block_on(async {
         let master = start_master(&home, &token, &args.listen, &flags).await?;
-        let worker =
-            start_worker(&home, &token, &args.worker, &cores, shards, master.rpc_address().to_string(), &args.listen, None)
-                .await?;
+        let worker = start_worker(
+            &home,
+            &token,
+            &args.worker,
+            &cores,
+            shards,
+            master.rpc_address().to_string(),
+            &args.listen,
+            None,
+        )
+        .await?;
         let endpoint = master.rpc_address().to_string();
         mount_all(&endpoint, &token, &flags).await?;
         home.announce(&endpoint)?;
@@ -128,10 +136,9 @@ async fn start_master(
 
 /// An address to listen on.
 fn resolve(flag: &str, text: &str) -> Result<SocketAddr, CliError> {
-    text.to_socket_addrs()
-        .ok()
-        .and_then(|mut found| found.next())
-        .ok_or_else(|| CliError::usage(format!("{flag} {text:?} is no HOST:PORT of this machine, as in 127.0.0.1:7700")))
+    text.to_socket_addrs().ok().and_then(|mut found| found.next()).ok_or_else(|| {
+        CliError::usage(format!("{flag} {text:?} is no HOST:PORT of this machine, as in 127.0.0.1:7700"))
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -155,8 +162,7 @@ async fn start_worker(
         Some(bytes) => bytes,
         None => (rustix::system::sysinfo().totalram / 4).max(MEMORY_BYTES_MIN),
     };
-    let data_listen =
-        flags.data_listen.clone().unwrap_or_else(|| default_beside(&listen.listen, DATA_LISTEN_DEFAULT));
+    let data_listen = flags.data_listen.clone().unwrap_or_else(|| default_beside(&listen.listen, DATA_LISTEN_DEFAULT));
     Worker::start(WorkerConfig {
         worker: home.worker_id()?,
         incarnation: incarnation(),
