@@ -59,7 +59,7 @@ fn spec(uri: &str) -> MountSpec {
 }
 
 fn init() -> Change {
-    Change::Init { cluster: ClusterId([0xc1; 16]), keys: vec![MacKey([7; 32])], root: spec("file:///home/root") }
+    Change::Init { cluster: ClusterId([0xc1; 16]), keys: vec![MacKey([7; 32])], root: spec("file:///data/root") }
 }
 
 fn mount_add(path: &str) -> Change {
