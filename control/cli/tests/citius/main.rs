@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod crash;
 mod first_minutes;
 mod support;

@@ -213,3 +213,35 @@ pub(crate) fn put(path: impl AsRef<Path>, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::File::create(path).unwrap().write_all(bytes).unwrap();
 }
+
+/// The next of a row of numbers that look random; `state` must not be 0.
+pub(crate) fn dice(state: &mut u64) -> u64 {
+    *state ^= *state << 13;
+    *state ^= *state >> 7;
+    *state ^= *state << 17;
+    state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11
+}
+
+/// All files below a folder.
+pub(crate) fn below(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let Ok(entries) = std::fs::read_dir(folder) else { return found };
+    for entry in entries {
+        let path = entry.unwrap().path();
+        // A folder that goes while it is looked at has nothing in it.
+        if path.is_dir() { found.extend(below(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+/// Waits until a condition holds; fails with what it last said when [`PATIENCE`] is over.
+pub(crate) fn poll<T>(what: &str, mut condition: impl FnMut() -> Result<T, String>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match condition() {
+            Ok(found) => return found,
+            Err(why) => assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}: {why}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
