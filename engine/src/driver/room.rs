@@ -53,7 +53,7 @@ impl Shard {
     }
 
     /// Polls a future that queues ring operations, submitting what each poll queued.
-    pub(super) async fn driven<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) async fn driven<T>(&self, future: impl Future<Output = T>) -> T {
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(|context| {
             let poll = future.as_mut().poll(context);

@@ -424,11 +424,11 @@ impl Connection {
             Progress::Empty => {}
             Progress::Blocked => {
                 self.is_blocked.set(true);
-                let (this, ring) = (Rc::clone(self), shard.ring.clone());
+                let (this, own) = (Rc::clone(self), Rc::clone(shard));
                 shard.host.spawn(Urgency::Foreground, async move {
                     while !this.is_broken.get() {
-                        let room = ring.poll_add(Fd::from(Rc::clone(&this.socket)), libc::POLLOUT as u32);
-                        if room.await.is_err() {
+                        let room = own.ring.poll_add(Fd::from(Rc::clone(&this.socket)), libc::POLLOUT as u32);
+                        if own.driven(room).await.is_err() {
                             this.break_off();
                         }
                         if this.try_send() == Progress::Empty {
@@ -439,7 +439,6 @@ impl Connection {
                     this.is_blocked.set(false);
                     this.wake_receiver();
                 });
-                shard.kick_ring();
             }
         }
     }
