@@ -3,6 +3,7 @@
 //! | bench | what it measures |
 //! |---|---|
 //! | `wire` | frames, messages, capabilities, placement, checksums |
+//! | `index` | the block index of a shard: lookup, fetch, eviction |
 //!
 //! They answer "what does this step cost", never "is Citius fast": that is measured by perf/, beside raw baselines.
 //! Here is what the benches share: inputs that are the same in every run.
