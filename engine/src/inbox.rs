@@ -5,8 +5,8 @@
 
 use crate::host::ring_bell;
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// The most messages that wait for a shard.
 pub(crate) const INBOX_MESSAGES_MAX: usize = 64 << 10;
@@ -17,7 +17,7 @@ pub(crate) struct Inbox<Message> {
     bell: OwnedFd,
 }
 
-/// The inbox is full, or the shard is gone; the message comes back.
+/// The inbox is full; the message comes back.
 #[derive(Debug)]
 pub(crate) struct Undelivered<Message>(pub(crate) Message);
 
@@ -33,23 +33,29 @@ impl<Message> Inbox<Message> {
         if waiting.len() >= INBOX_MESSAGES_MAX {
             return Err(Undelivered(message));
         }
-        let was_empty = waiting.is_empty();
         waiting.push_back(message);
+        self.ring_for_first(waiting);
+        Ok(())
+    }
+
+    /// Leaves a message that must not be lost, however many wait: the last one, said once.
+    pub(crate) fn insist(&self, message: Message) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.push_back(message);
+        self.ring_for_first(waiting);
+    }
+
+    fn ring_for_first(&self, waiting: MutexGuard<'_, VecDeque<Message>>) {
+        let is_first = waiting.len() == 1;
         drop(waiting);
-        if was_empty {
+        if is_first {
             ring_bell(&self.bell);
         }
-        Ok(())
     }
 
     /// Takes all that wait, in order.
     pub(crate) fn take(&self) -> VecDeque<Message> {
         std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The eventfd, for the pump and for the shard's ring.
-    pub(crate) fn bell(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
     }
 }
 
@@ -65,10 +71,11 @@ mod tests {
             inbox.send(i).unwrap();
         }
         assert_eq!(inbox.send(7).unwrap_err().0, 7);
+        inbox.insist(INBOX_MESSAGES_MAX);
         let mut count = [0; 8];
-        rustix::io::read(inbox.bell(), &mut count).unwrap();
+        rustix::io::read(&inbox.bell, &mut count).unwrap();
         assert_eq!(u64::from_ne_bytes(count), 1);
-        assert!(inbox.take().into_iter().eq(0..INBOX_MESSAGES_MAX));
+        assert!(inbox.take().into_iter().eq(0..=INBOX_MESSAGES_MAX));
         assert!(inbox.take().is_empty());
     }
 }

@@ -103,7 +103,7 @@ impl Worker {
         let data_address = listener.local_addr().map_err(listen_failed)?;
         let unix = config.socket_path.as_deref().map(open_socket).transpose()?;
 
-        let (threads, shards, memory) = start_shards(&config, &runtime)?;
+        let Shards { threads, inboxes: shards, memory } = start_shards(&config, &runtime).await?;
         let member = Member {
             worker: WorkerId(config.worker),
             incarnation: Incarnation(config.incarnation),
@@ -182,42 +182,55 @@ impl Worker {
     }
 }
 
-fn start_shards(
-    config: &WorkerConfig,
-    runtime: &Handle,
-) -> Result<(Vec<ShardThread>, Vec<Arc<ShardInbox>>, MemoryGrant)> {
+/// The shards that have started.
+struct Shards {
+    threads: Vec<ShardThread>,
+    inboxes: Vec<Arc<ShardInbox>>,
+    memory: MemoryGrant,
+}
+
+/// Starts them one by one. If one cannot, those before it end.
+async fn start_shards(config: &WorkerConfig, runtime: &Handle) -> Result<Shards> {
     let bridge = Bridge::new(runtime, FETCHES_PER_SHARD * usize::from(config.shards));
-    let (mut threads, mut shards) = (Vec::new(), Vec::new());
-    let mut memory = MemoryGrant { bytes: 0, backing: "", notes: Vec::new() };
+    let memory = MemoryGrant { bytes: 0, backing: "", notes: Vec::new() };
+    let mut shards = Shards { threads: Vec::new(), inboxes: Vec::new(), memory };
     for number in 0..config.shards {
-        let (started, grants) = sync_channel(1);
-        let parts = ShardParts {
-            number,
-            shards: config.shards,
-            core: config.cores.get(usize::from(number)).copied(),
-            memory_bytes: config.memory_bytes / u64::from(config.shards),
-            bridge: bridge.clone(),
-        };
-        threads.push(driver::start(parts, started)?);
-        let started = grants.recv().map_err(|_| Error::Shard {
-            shard: number,
-            reason: "its thread ended at once".into(),
-            advice: "Its log has the reason",
-        })??;
-        memory.bytes += u64::from(started.grant.pages) * PAGE_BYTES as u64;
-        memory.backing = started.grant.backing.name();
-        if let Some(note) = started.grant.note.filter(|note| !memory.notes.contains(note)) {
-            memory.notes.push(note);
+        if let Err(error) = start_shard(config, number, &bridge, &mut shards) {
+            end_shards(&shards.inboxes, shards.threads).await;
+            return Err(error);
         }
-        shards.push(started.inbox);
     }
-    Ok((threads, shards, memory))
+    Ok(shards)
+}
+
+fn start_shard(config: &WorkerConfig, number: u16, bridge: &Bridge, shards: &mut Shards) -> Result<()> {
+    let (started, grants) = sync_channel(1);
+    let parts = ShardParts {
+        number,
+        shards: config.shards,
+        core: config.cores.get(usize::from(number)).copied(),
+        memory_bytes: config.memory_bytes / u64::from(config.shards),
+        bridge: bridge.clone(),
+    };
+    shards.threads.push(driver::start(parts, started)?);
+    let started = grants.recv().map_err(|_| Error::Shard {
+        shard: number,
+        reason: "its thread ended at once".into(),
+        advice: "Its log has the reason",
+    })??;
+    shards.inboxes.push(started.inbox);
+    let memory = &mut shards.memory;
+    memory.bytes += u64::from(started.grant.pages) * PAGE_BYTES as u64;
+    memory.backing = started.grant.backing.name();
+    if let Some(note) = started.grant.note.filter(|note| !memory.notes.contains(note)) {
+        memory.notes.push(note);
+    }
+    Ok(())
 }
 
 async fn end_shards(shards: &[Arc<ShardInbox>], threads: Vec<ShardThread>) {
     for shard in shards {
-        // A full inbox is drained by its shard; the message is the last one it needs.
-        let _ = shard.send(ShardMessage::End);
+        shard.insist(ShardMessage::End);
     }
     let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(ShardThread::join)).await;
     if let Err(error) = joined {

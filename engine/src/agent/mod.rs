@@ -60,7 +60,7 @@ pub(crate) struct Node {
     memory_bytes: u64,
     view: RwLock<Arc<View>>,
     rings: Mutex<HashMap<Epoch, Arc<Ring>>>,
-    peers: tokio::sync::Mutex<HashMap<(String, u16), Arc<Link>>>,
+    peers: Mutex<HashMap<(String, u16), Arc<Link>>>,
     task_done: AtomicU64,
     leaving: AtomicBool,
     /// When the last refresh of the view ended; held while one is under way, so that many who need it ask once.
@@ -95,7 +95,7 @@ impl Node {
             memory_bytes: parts.memory_bytes,
             view: RwLock::new(Arc::new(View::default())),
             rings: Mutex::new(HashMap::new()),
-            peers: tokio::sync::Mutex::new(HashMap::new()),
+            peers: Mutex::new(HashMap::new()),
             task_done: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             refreshed: tokio::sync::Mutex::new(None),
@@ -204,7 +204,8 @@ impl Node {
             leaving,
         };
         let reply = self.master.call(&heartbeat).await?;
-        if let Some(view) = reply.view {
+        // Two heartbeats may cross. A master that counts anew is registered with again, which takes any view.
+        if let Some(view) = reply.view.filter(|view| view.version > self.view().version) {
             self.adopt(*view);
         }
         for task in reply.tasks {
@@ -219,18 +220,21 @@ impl Node {
         }
         match task.work {
             Work::Rekey { from, to } => self.broadcast(|| ShardMessage::Rekey { from, to }),
-            Work::Drop { file } => self.broadcast(|| ShardMessage::Drop { file }),
+            Work::Drop { file } => {
+                self.publisher.forget(file);
+                self.broadcast(|| ShardMessage::Drop { file });
+            }
         }
         self.task_done.store(task.number, Ordering::Relaxed);
     }
 
+    /// Takes a view and tells the shards to look.
     fn adopt(&self, cluster: citius_wire::ClusterView) {
         let mut slot = self.view.write().unwrap_or_else(PoisonError::into_inner);
-        let next = Arc::new(slot.next(cluster));
-        self.epoch.store(next.ring.epoch.0, Ordering::Relaxed);
-        *slot = Arc::clone(&next);
+        *slot = Arc::new(slot.next(cluster));
+        self.epoch.store(slot.ring.epoch.0, Ordering::Relaxed);
         drop(slot);
-        self.broadcast(|| ShardMessage::View(Arc::clone(&next)));
+        self.broadcast(|| ShardMessage::View);
     }
 
     /// What the shards counted, summed.
@@ -304,6 +308,16 @@ impl Node {
                     format!("block {index} has {} bytes and was to be staged with {length}", lent.as_ref().len()),
                 ));
             }
+            lent.verify().map_err(|sector| {
+                Failure::new(
+                    Status::Corrupt,
+                    format!(
+                        "sector {sector} of block {index} of {} was damaged in memory before it was stored: write the \
+                         file again",
+                        right.path
+                    ),
+                )
+            })?;
             return Ok(Bytes::from_owner(lent));
         }
         self.read_from_peer(&member.data_address, owner.shard, right, index, length).await
@@ -393,17 +407,23 @@ impl Node {
     }
 
     async fn peer(&self, address: &str, shard: u16) -> Result<Arc<Link>, Failure> {
-        let mut peers = self.peers.lock().await;
-        peers.retain(|_, link| !link.is_dead());
-        if let Some(link) = peers.get(&(address.to_owned(), shard)) {
-            return Ok(Arc::clone(link));
+        let name = (address.to_owned(), shard);
+        let known = {
+            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+            peers.retain(|_, link| !link.is_dead());
+            peers.get(&name).map(Arc::clone)
+        };
+        if let Some(link) = known {
+            return Ok(link);
         }
         let mut client = [0xff; 16];
         client[..8].copy_from_slice(&self.worker.0.to_le_bytes());
         let hello = Hello { token: self.token.clone(), client: ClientId(client), shard };
+        // With no lock held: a peer that does not answer keeps nobody from the others. Of two links made at once, one
+        // ends with what it was made for.
         let (link, _) = Link::connect(address, &hello).await?;
         let link = Arc::new(link);
-        peers.insert((address.to_owned(), shard), Arc::clone(&link));
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::clone(&link));
         Ok(link)
     }
 

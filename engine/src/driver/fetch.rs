@@ -9,7 +9,8 @@
 use super::files::OpenFile;
 use super::{Shard, tally};
 use crate::failure;
-use crate::host::{Urgency, guarded};
+use crate::fault;
+use crate::host::guarded;
 use crate::ring::{Fd, SpanMut};
 use crate::shard::{Attached, Wanted};
 use crate::store::{Flight, SectorCrcs};
@@ -40,26 +41,38 @@ impl Shard {
     /// # Errors
     /// What the under-store said; `NoSpace`; `DataLost` for bytes that are nowhere else.
     pub(super) async fn fill(self: &Rc<Self>, file: &Rc<Attached>, wanted: &Wanted, ahead: u32) -> Result<(), Failure> {
-        let block = wanted.block;
         for _ in 0..ROUNDS_MAX {
             if self.is_here(wanted) {
                 return Ok(());
             }
             if file.token.is_none() {
-                return Err(nowhere(file, block));
+                return Err(nowhere(file, wanted.block));
             }
             self.admit(wanted).await?;
             let with_ahead = wanted.range.start..wanted.range.end.saturating_add(ahead).min(wanted.block_length);
             let store = self.store(file.right.mount).await?;
             self.take_off(file, &store, wanted, with_ahead);
-            if let Some(wait) = self.flights.wait(block) {
-                if self.is_here(wanted) {
-                    return Ok(());
-                }
-                wait.landing().await?;
-            }
+            self.landed(wanted).await?;
         }
         Err(self.full())
+    }
+
+    /// Waits until nothing that is wanted is on its way.
+    ///
+    /// # Errors
+    /// Why some of it did not come. What else is fetched of the block, such as what lies ahead, may fail unheard.
+    async fn landed(&self, wanted: &Wanted) -> Result<(), Failure> {
+        let mut failed = Ok(());
+        while let Some(wait) = self.flights.wait(wanted.block) {
+            if !self.blocks.borrow().is_flying(wanted.block, wanted.range.clone()) {
+                break;
+            }
+            let landing = wait.landing().await;
+            if landing.is_err() && !self.blocks.borrow().missing(wanted.block, wanted.range.clone()).is_empty() {
+                failed = landing;
+            }
+        }
+        if self.is_here(wanted) { Ok(()) } else { failed }
     }
 
     fn is_here(&self, wanted: &Wanted) -> bool {
@@ -74,8 +87,9 @@ impl Shard {
         }
         let memory = self.memory(wanted.block_length as usize).await?;
         let bytes = memory.bytes_allocated();
-        // Another reader may have been faster; then its memory stays and ours goes.
-        drop(self.blocks.borrow_mut().insert(wanted.block, wanted.block_length, memory, bytes));
+        let inserted = self.blocks.borrow_mut().insert(wanted.block, wanted.block_length, memory, bytes);
+        // Another reader may have been faster; then its memory stays and ours goes, past the borrow.
+        drop(inserted);
         Ok(())
     }
 
@@ -97,7 +111,7 @@ impl Shard {
                 memory,
             };
             let this = Rc::clone(self);
-            self.host.spawn(Urgency::Foreground, async move { this.fly(&trip, flight).await });
+            self.host.spawn(async move { this.fly(&trip, flight).await });
         }
     }
 
@@ -129,7 +143,8 @@ impl Shard {
             .fill(within)
             .map_err(|error| Failure::new(Status::Internal, format!("{error}: grains {range:?} of {}", trip.block)))?;
         let offset = trip.block_start + u64::from(range.start);
-        let (_, crcs) = self.fetch_into(&trip.file, &trip.store, offset, into).await?;
+        let (mut pieces, crcs) = self.fetch_into(&trip.file, &trip.store, offset, into).await?;
+        fault::strike(&mut pieces);
         Ok(crcs)
     }
 

@@ -5,6 +5,7 @@
 //! at once. A ledger that goes while something is out leaks it rather than free it under a reader.
 
 use crate::ring::Span;
+use crate::store::verify_sectors;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +17,7 @@ pub(crate) const LENT_MAX: usize = 4096;
 pub(crate) struct Lent {
     start: *const u8,
     length: usize,
+    crcs: Box<[u32]>,
     returned: Arc<AtomicBool>,
 }
 
@@ -35,6 +37,17 @@ impl AsRef<[u8]> for Lent {
     }
 }
 
+impl Lent {
+    /// Compares the bytes with the checksums that were computed as they came in. Whoever sends them on calls this, for
+    /// what the under-store gets has no other check.
+    ///
+    /// # Errors
+    /// The number of the first sector that differs.
+    pub(crate) fn verify(&self) -> Result<(), usize> {
+        verify_sectors(self.as_ref(), &self.crcs)
+    }
+}
+
 impl Drop for Lent {
     fn drop(&mut self) {
         self.returned.store(true, Ordering::Release);
@@ -48,17 +61,17 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Lends a span of a complete block; `None` when [`LENT_MAX`] are out.
+    /// Lends a span of a complete block with its checksums; `None` when [`LENT_MAX`] are out.
     ///
     /// The caller says that nobody writes these bytes any more: the block is complete.
-    pub(crate) fn lend(&self, span: Span) -> Option<Lent> {
+    pub(crate) fn lend(&self, span: Span, crcs: Box<[u32]>) -> Option<Lent> {
         self.collect();
         let mut out = self.out.borrow_mut();
         if out.len() >= LENT_MAX {
             return None;
         }
         let returned = Arc::new(AtomicBool::new(false));
-        let lent = Lent { start: span.as_ptr(), length: span.len(), returned: Arc::clone(&returned) };
+        let lent = Lent { start: span.as_ptr(), length: span.len(), crcs, returned: Arc::clone(&returned) };
         out.push((span, returned));
         Some(lent)
     }
@@ -85,11 +98,22 @@ impl Drop for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::sector_crcs;
+
+    #[test]
+    fn damage_is_found_before_it_is_sent_on() {
+        let ledger = Ledger::default();
+        let (good, mut bytes) = (vec![7; 10_000], vec![7; 10_000]);
+        bytes[9_000] ^= 1;
+        let lent = ledger.lend(Span::from(bytes), sector_crcs(&good).into()).unwrap();
+        assert_eq!(lent.verify(), Err(2));
+    }
 
     #[test]
     fn read_elsewhere_and_given_back() {
         let ledger = Ledger::default();
-        let lent = ledger.lend(Span::from(vec![7; 100])).unwrap();
+        let lent = ledger.lend(Span::from(vec![7; 100]), sector_crcs(&[7; 100]).into()).unwrap();
+        assert_eq!(lent.verify(), Ok(()));
         let sum = std::thread::spawn(move || lent.as_ref().iter().map(|&byte| u32::from(byte)).sum::<u32>());
         assert_eq!(sum.join().unwrap(), 700);
         ledger.collect();
@@ -99,8 +123,8 @@ mod tests {
     #[test]
     fn bounded_and_never_freed_under_a_reader() {
         let ledger = Ledger::default();
-        let lent: Vec<_> = (0..LENT_MAX).map(|_| ledger.lend(Span::from(vec![1])).unwrap()).collect();
-        assert!(ledger.lend(Span::from(vec![1])).is_none());
+        let lent: Vec<_> = (0..LENT_MAX).map(|_| ledger.lend(Span::from(vec![1]), Box::default()).unwrap()).collect();
+        assert!(ledger.lend(Span::from(vec![1]), Box::default()).is_none());
         drop(ledger);
         assert!(lent.iter().all(|lent| lent.as_ref() == [1]));
     }

@@ -86,12 +86,8 @@ impl Shard {
     /// Moves a block to a memfd of its own and of its size: the one allowed copy.
     async fn own_memfd(&self, block: BlockId, from: &Memory, length: u32) -> Result<Option<Rc<BlockMem>>, Failure> {
         let length = length as usize;
-        let own = loop {
-            match BlockMem::new(&self.pool, length) {
-                Ok(own) => break own,
-                Err(error) => self.evict_for(&error)?,
-            }
-        };
+        self.make_descriptor_room();
+        let own = self.with_room(async || BlockMem::new(&self.pool, length)).await?;
         self.prepare(None, &Memory::Block(Rc::clone(&own)), 0..length.max(1)).await?;
         {
             let source = from.span(0..length);

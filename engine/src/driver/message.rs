@@ -1,7 +1,7 @@
 //! What other threads ask of a shard.
 
 use super::lend::Lent;
-use crate::agent::{Node, View};
+use crate::agent::Node;
 use crate::inbox::Inbox;
 use crate::net::acceptor::Accepted;
 use citius_wire::{BlockId, Counters, Failure, FileKey};
@@ -18,8 +18,8 @@ pub(crate) enum ShardMessage {
     Node(Arc<Node>),
     /// A client, past its hello.
     Connection(Accepted),
-    /// A newer view of the cluster.
-    View(Arc<View>),
+    /// The node has a newer view of the cluster.
+    View,
     /// A written file is in its under-store now: its blocks are clean, under a new key.
     Rekey {
         /// As written.

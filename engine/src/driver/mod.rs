@@ -28,7 +28,7 @@ pub(crate) use write::keeps_blocks;
 
 use crate::agent::{Node, View};
 use crate::error::{Error, Result};
-use crate::host::{Bell, Host, Urgency, spawn_shard};
+use crate::host::{Bell, Host, guarded_now, spawn_shard};
 use crate::inbox::Inbox;
 use crate::net::connection;
 use crate::ring::{Ring, RingHandle};
@@ -119,10 +119,10 @@ pub(crate) struct Shard {
 pub(crate) fn start(parts: ShardParts, started: SyncSender<Result<Started>>) -> Result<crate::host::ShardThread> {
     spawn_shard(parts.number, parts.core, move |host| async move {
         match Shard::new(host, &parts) {
-            Ok((shard, ring, grant)) => {
+            Ok((shard, ring, bell, grant)) => {
                 // The starter waits for this; if it is gone, so is the need for a shard.
                 if started.send(Ok(Started { inbox: Arc::clone(&shard.inbox), grant })).is_ok() {
-                    shard.run(&ring).await;
+                    shard.run(&ring, &bell).await;
                 }
             }
             Err(error) => drop(started.send(Err(error))),
@@ -131,7 +131,7 @@ pub(crate) fn start(parts: ShardParts, started: SyncSender<Result<Started>>) -> 
 }
 
 impl Shard {
-    fn new(host: Host, parts: &ShardParts) -> Result<(Rc<Self>, Ring, Grant)> {
+    fn new(host: Host, parts: &ShardParts) -> Result<(Rc<Self>, Ring, Bell, Grant)> {
         let failed = |reason: String| Error::Shard {
             shard: parts.number,
             reason,
@@ -141,7 +141,8 @@ impl Shard {
         let (pool, grant) =
             PagePool::start(ring.handle(), BackingChoice::Best, parts.memory_bytes, u32::from(parts.shards))
                 .map_err(|error| Error::Memory(error.to_string()))?;
-        let bell = ring.eventfd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+        let bell = Bell::new(ring.eventfd()).map_err(|error| failed(error.to_string()))?;
+        let ringer = ring.eventfd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
         let blocks_max = Limits::of_process().blocks_max(u32::from(parts.shards));
         let bytes_max = u64::from(grant.pages) * citius_wire::units::PAGE_BYTES as u64;
         let shard = Self {
@@ -149,7 +150,7 @@ impl Shard {
             ring: ring.handle(),
             counters: Tally::default(),
             number: parts.number,
-            inbox: Inbox::new(bell),
+            inbox: Inbox::new(ringer),
             node: OnceCell::new(),
             view: RefCell::default(),
             bridge: parts.bridge.clone(),
@@ -164,40 +165,39 @@ impl Shard {
             files: OpenFiles::new(blocks_max / OPEN_FILES_PART),
             is_ending: Cell::new(false),
         };
-        Ok((Rc::new(shard), ring, grant))
+        Ok((Rc::new(shard), ring, bell, grant))
     }
 
     /// Hears the bell until told to end.
-    async fn run(self: &Rc<Self>, ring: &Ring) {
-        let bell = match Bell::new(self.inbox.bell()) {
-            Ok(bell) => bell,
-            Err(error) => {
-                tracing::error!(%error, "a shard cannot hear");
-                return;
-            }
-        };
+    async fn run(self: &Rc<Self>, ring: &Ring, bell: &Bell) {
         while !self.is_ending.get() {
             self.kick_ring();
             bell.heard().await;
-            ring.reap();
+            // A panic here would end the shard and with it everything that it holds; it ends one message instead.
+            guarded_now(|| ring.reap());
             for message in self.inbox.take() {
-                self.take(message);
+                guarded_now(|| self.take(message));
             }
-            self.ledger.collect();
-            self.loans.collect();
+            guarded_now(|| self.collect());
         }
         if !ring.drain(DRAIN_PATIENCE) {
             tracing::warn!(shard = self.number, "operations were still under way at the end");
         }
     }
 
+    /// Lets go of the memory that other threads have given back.
+    fn collect(&self) {
+        self.ledger.collect();
+        self.loans.collect();
+    }
+
     fn take(self: &Rc<Self>, message: ShardMessage) {
         match message {
             ShardMessage::Node(node) => drop(self.node.set(node)),
             ShardMessage::Connection(accepted) => {
-                self.host.spawn(Urgency::Foreground, connection::serve(Rc::clone(self), accepted));
+                self.host.spawn(connection::serve(Rc::clone(self), accepted));
             }
-            ShardMessage::View(view) => drop(self.view.replace(view)),
+            ShardMessage::View => self.look(),
             ShardMessage::Rekey { from, to } => self.rekey(from, to),
             ShardMessage::Drop { file } => self.forget(file),
             // The asker may have stopped waiting; then nobody needs the answer.
@@ -219,7 +219,7 @@ impl Shard {
         self.host.now_ms()
     }
 
-    /// Submits what is queued on the ring. Whoever queues an operation and awaits it calls this first.
+    /// Submits what is queued on the ring. To await an operation, see [`Shard::driven`].
     pub(crate) fn kick_ring(&self) {
         if let Err(error) = self.ring.flush() {
             tracing::error!(%error, "the ring refuses what is queued");
@@ -264,8 +264,16 @@ impl Shard {
         let asking = Arc::clone(&node);
         node.runtime.spawn(async move { drop(sender.send(asking.refresh().await)) });
         receiver.await.map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))??;
-        self.view.replace(node.view());
+        self.look();
         Ok(())
+    }
+
+    /// Takes the node's newest view. The view is asked for and not told, so that no older one comes after it.
+    fn look(&self) {
+        let Some(node) = self.node.get() else { return };
+        let old = self.view.replace(node.view());
+        // The last holder of a view closes the under-stores that are only in it.
+        drop(old);
     }
 
     fn rekey(&self, from: FileKey, to: FileKey) {
@@ -323,13 +331,13 @@ impl Shard {
     pub(crate) fn count(&self) -> Counters {
         let page = citius_wire::units::PAGE_BYTES as u64;
         let blocks = self.blocks.borrow();
-        let pinned = blocks.blocks().filter(|stat| stat.is_dirty || stat.pins > 0).map(|stat| stat.bytes_held).sum();
+        let kept: u64 = blocks.blocks().filter(|stat| stat.is_dirty || stat.pins > 0).map(|stat| stat.bytes_held).sum();
         let pool = self.pool.usage();
         let tally = &self.counters;
         Counters {
             memory_capacity_bytes: u64::from(pool.pages_granted) * page,
             memory_used_bytes: u64::from(pool.pages_used - pool.pages_recycled) * page,
-            memory_pinned_bytes: pinned,
+            memory_pinned_bytes: kept + self.writing.bytes_held(),
             memory_mapped_bytes: u64::from(pool.pages_owed) * page,
             blocks: blocks.len() as u64,
             connections: tally.connections.get(),

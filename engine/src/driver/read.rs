@@ -21,8 +21,6 @@ pub(crate) struct ColdAnswer {
     pub(crate) reply: ReadReply,
     /// Its bytes.
     pub(crate) payload: Vec<Span>,
-    /// How many.
-    pub(crate) payload_len: usize,
 }
 
 impl Shard {
@@ -47,7 +45,7 @@ impl Shard {
         let length = (hit.range.end - hit.range.start) as usize;
         let view = ReadReplyView { offset: wanted.block_start + u64::from(hit.range.start), crcs: hit.crcs };
         let payload = hit.memory.span(hit.range.start as usize..hit.range.end as usize);
-        outbox.reply_with(Kind::Read, id, &view, [payload], length);
+        outbox.reply_with(Kind::Read, id, &view, [payload]);
         file.readahead.note(wanted.offset(), wanted.block_start + u64::from(wanted.range.end));
         tally(&self.counters.requests, 1);
         tally(&self.counters.hits, 1);
@@ -63,7 +61,6 @@ impl Shard {
         let wanted =
             file.read_range(read.offset, read.length, |block| Some(self.blocks.borrow().stat(block)?.length))?;
         self.check_owner(file, wanted.block.index).await?;
-        tally(&self.counters.requests, 1);
         tally(&self.counters.misses, 1);
         if read.mode == ReadMode::Refetch {
             self.distrust(file, &wanted)?;
@@ -92,7 +89,6 @@ impl Shard {
         tally(&self.counters.read_bytes, range.len() as u64);
         Some(ColdAnswer {
             reply: ReadReply { offset: wanted.block_start + u64::from(hit.range.start), crcs: hit.crcs.into() },
-            payload_len: range.len(),
             payload: vec![hit.memory.span(range)],
         })
     }
@@ -111,7 +107,6 @@ impl Shard {
         Ok(ColdAnswer {
             reply: ReadReply { offset: wanted.offset(), crcs: crcs.into() },
             payload: pieces.into_iter().map(Span::from).collect(),
-            payload_len: length,
         })
     }
 
@@ -129,20 +124,17 @@ impl Shard {
         #[allow(unsafe_code)]
         let verdict = verify_sectors(unsafe { span.bytes() }, hit.crcs);
         let Err(sector) = verdict else { return Ok(()) };
-        let range = hit.range.clone();
+        // The whole block goes, not the sector: answers on their way and clients' mappings may refer to its memory, so
+        // nothing in it may be written again, and memory that has lied once is not worth more of our trust.
+        let removed = if file.token.is_some() { blocks.remove(wanted.block) } else { None };
+        drop(blocks);
         tally(&self.counters.refetched_sectors, 1);
         tracing::error!(block = %wanted.block, sector, "memory is damaged: a sector does not match its checksum");
-        if file.token.is_none() {
+        if removed.is_none() {
             return Err(Failure::new(
                 Status::Corrupt,
                 format!("{} is damaged in memory, and there is no other copy", file.right.path),
             ));
-        }
-        if !blocks.invalidate(wanted.block, range) {
-            // Clients map it, so it cannot be mended in place.
-            let removed = blocks.remove(wanted.block);
-            drop(blocks);
-            drop(removed);
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use super::{Shard, tally};
 use crate::store::BlockState;
-use crate::tier::mem::{MemError, Memory};
+use crate::tier::mem::{MemError, Memory, OBJECT_BYTES_MAX};
 use citius_wire::units::PAGE_BYTES;
 use citius_wire::{BlockId, Failure, Status};
 use std::ops::Range;
@@ -16,16 +16,10 @@ impl Shard {
     /// # Errors
     /// `NoSpace` when what is here may not go.
     pub(super) async fn memory(&self, length: usize) -> Result<Memory, Failure> {
-        for _ in 0..EVICTIONS_MAX {
+        if length >= OBJECT_BYTES_MAX {
             self.make_descriptor_room();
-            let made = Box::pin(Memory::new(&self.pool, &self.slab, length));
-            self.kick_ring();
-            match self.driven(made).await {
-                Ok(memory) => return Ok(memory),
-                Err(error) => self.evict_for(&error)?,
-            }
         }
-        Err(self.full())
+        self.with_room(async || Memory::new(&self.pool, &self.slab, length).await).await
     }
 
     /// Allocates the pages of a range before they are touched.
@@ -38,15 +32,22 @@ impl Shard {
         memory: &Memory,
         range: Range<usize>,
     ) -> Result<(), Failure> {
+        self.with_room(async || memory.prepare(range.clone()).await).await?;
+        if let Some(block) = block {
+            self.blocks.borrow_mut().account(block, memory.bytes_allocated());
+        }
+        Ok(())
+    }
+
+    /// Tries to get memory until there is some, evicting between the tries.
+    ///
+    /// # Errors
+    /// As [`Shard::memory`].
+    pub(super) async fn with_room<T>(&self, attempt: impl AsyncFn() -> Result<T, MemError>) -> Result<T, Failure> {
         for _ in 0..EVICTIONS_MAX {
-            match self.driven(memory.prepare(range.clone())).await {
-                Ok(()) => {
-                    if let Some(block) = block {
-                        self.blocks.borrow_mut().account(block, memory.bytes_allocated());
-                    }
-                    return Ok(());
-                }
-                Err(error) => self.evict_for(&error)?,
+            match self.driven(attempt()).await {
+                Ok(got) => return Ok(got),
+                Err(error) => self.evict_for(&error).await?,
             }
         }
         Err(self.full())
@@ -64,17 +65,24 @@ impl Shard {
     }
 
     /// Evicts one block because of `error`, or says why nothing can be done.
-    pub(super) fn evict_for(&self, error: &MemError) -> Result<(), Failure> {
-        match error {
-            MemError::NoPages { .. } | MemError::PagesLost { .. } | MemError::System { .. } => {
-                if self.evict_one() {
-                    Ok(())
-                } else {
-                    Err(self.full_because(error))
-                }
+    async fn evict_for(&self, error: &MemError) -> Result<(), Failure> {
+        let is_of_system = match error {
+            MemError::NoPages { .. } | MemError::PagesLost { .. } => false,
+            MemError::System { .. } => true,
+            other => return Err(Failure::new(Status::Internal, other.to_string())),
+        };
+        // What other threads have given back and nobody has looked at yet is room that costs nothing.
+        self.collect();
+        let is_evicted = self.evict_one();
+        // Descriptors and mappings come back when the system has closed the block. Who does not wait for that evicts
+        // another block at each try, and empties the tier for want of one descriptor.
+        if is_of_system || !is_evicted {
+            let is_returned = self.driven(self.pool.wait_returned()).await;
+            if !is_evicted && !is_returned {
+                return Err(self.full_because(error));
             }
-            other => Err(Failure::new(Status::Internal, other.to_string())),
         }
+        Ok(())
     }
 
     fn evict_one(&self) -> bool {
@@ -88,18 +96,20 @@ impl Shard {
         found
     }
 
-    /// Keeps the number of memfds below the process's limits.
-    fn make_descriptor_room(&self) {
-        while self.blocks.borrow().len() >= self.blocks_max && self.slab.usage().objects == 0 {
-            if !self.evict_one() {
-                break;
-            }
-        }
+    /// Keeps the number of memfds below the process's limits, one more included.
+    pub(super) fn make_descriptor_room(&self) {
+        while self.memfds() >= self.blocks_max && self.evict_one() {}
+    }
+
+    /// Blocks with a memfd of their own, resident or being written, and the slab's.
+    fn memfds(&self) -> usize {
+        let slab = self.slab.usage();
+        (self.blocks.borrow().len() + self.writing.blocks()).saturating_sub(slab.objects) + slab.segments
     }
 
     pub(super) fn full(&self) -> Failure {
         let blocks = self.blocks.borrow();
-        let (mut dirty, mut filling) = (0, 0);
+        let (mut dirty, mut filling) = (self.writing.bytes_held(), 0);
         for stat in blocks.blocks() {
             if stat.is_dirty {
                 dirty += stat.bytes_held;

@@ -5,19 +5,21 @@
 //!        --MapWrite--> in a local writer's hands -------------------Seal--> sealed by the kernel, checksummed, dirty
 //!                                                             staged --> may be evicted: the under-store has it
 //! ```
-//! A block grows at its end only, so its checksums are computed once, as its bytes come. Dirty blocks are never evicted;
+//! One request at a time is at work on a block: a second one, which can only be the same one said again on another
+//! connection, is told to wait. A block grows at its end only, so its checksums are computed once, as its bytes come. Dirty blocks are never evicted;
 //! a block that the publisher has staged is no longer the only copy of anything that was promised.
 
 use super::{Lent, Shard, tally};
 use crate::agent::Step;
+use crate::fault;
 use crate::ring::SpanMut;
 use crate::shard::Attached;
 use crate::store::{BlockState, Evicted, SectorCrcs};
 use crate::tier::mem::{BlockMem, LocalWrite, MemError, Memory};
 use citius_wire::units::PAGE_BYTES;
-use citius_wire::{BlockId, Failure, FileKey, Origin, Right, Status, WriteType};
+use citius_wire::{BlockId, Failure, FileKey, Origin, Right, Status, TRANSFER_BYTES_MAX, WriteType};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -38,6 +40,20 @@ pub(super) struct Writing {
     lent: RefCell<HashMap<BlockId, LocalWrite>>,
     /// Since when files have had dirty blocks here, in milliseconds since 1970.
     since: RefCell<HashMap<FileKey, u64>>,
+    /// Blocks that a request is at work on.
+    claimed: Rc<RefCell<HashSet<BlockId>>>,
+}
+
+/// The right to be the one request that is at work on a block, until dropped.
+struct Claim {
+    claimed: Rc<RefCell<HashSet<BlockId>>>,
+    block: BlockId,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claimed.borrow_mut().remove(&self.block);
+    }
 }
 
 struct Open {
@@ -48,7 +64,7 @@ struct Open {
 
 /// Bytes on their way into a block.
 pub(crate) struct Pending {
-    block: BlockId,
+    claim: Claim,
     start: usize,
     span: SpanMut,
 }
@@ -75,12 +91,35 @@ impl Writing {
         self.since.borrow().iter().filter(|(_, since)| **since <= limit).map(|(file, _)| *file).collect()
     }
 
+    /// Blocks that are being written.
+    pub(super) fn blocks(&self) -> usize {
+        self.open.borrow().len() + self.lent.borrow().len()
+    }
+
+    /// Bytes of memory that they hold.
+    pub(super) fn bytes_held(&self) -> u64 {
+        let open: u64 = self.open.borrow().values().map(|open| open.memory.bytes_allocated()).sum();
+        let lent: u64 = self.lent.borrow().values().map(LocalWrite::bytes_allocated).sum();
+        open + lent
+    }
+
+    fn claim(&self, right: &Right, index: u32) -> Result<Claim, Failure> {
+        let block = BlockId { file: right.file, index };
+        if self.claimed.borrow_mut().insert(block) {
+            return Ok(Claim { claimed: Rc::clone(&self.claimed), block });
+        }
+        Err(Failure::new(
+            Status::Busy,
+            format!("another request is at work on block {index} of {}: try again", right.path),
+        ))
+    }
+
     fn note(&self, file: FileKey, now_ms: u64) {
         self.since.borrow_mut().entry(file).or_insert(now_ms);
     }
 
     fn check_room(&self) -> Result<(), Failure> {
-        if self.open.borrow().len() + self.lent.borrow().len() < OPEN_MAX {
+        if self.blocks() < OPEN_MAX {
             return Ok(());
         }
         Err(Failure::new(Status::Busy, format!("{OPEN_MAX} blocks are being written on this shard at once: try again")))
@@ -102,19 +141,27 @@ impl Shard {
         };
         let block_bytes = right.block_bytes as usize;
         let index = u32::try_from(offset / block_bytes as u64).map_err(|_| refuse("no file is so long"))?;
-        let block = BlockId { file: right.file, index };
         let start = (offset % block_bytes as u64) as usize;
         let end = start + length;
-        if length == 0 || end > block_bytes {
-            return Err(refuse("it should have bytes, and stay within a block"));
+        if length == 0 || length > TRANSFER_BYTES_MAX as usize || end > block_bytes {
+            return Err(refuse("it should have 1 byte to 4 MiB, and stay within a block"));
         }
-        if start != self.writing.open.borrow().get(&block).map_or(0, |open| open.written) {
+        let claim = self.writing.claim(right, index)?;
+        let block = claim.block;
+        if self.blocks.borrow().stat(block).is_some() {
+            return Err(refuse("the block is sealed"));
+        }
+        let written = self.writing.open.borrow().get(&block).map(|open| open.written);
+        if written.is_none() && start > 0 {
+            return Err(given_up(right));
+        }
+        if start != written.unwrap_or(0) {
             return Err(refuse("a block is written from its start to its end"));
         }
         let memory = self.memory_to_write(block, block_bytes, start, end).await?;
         self.prepare(None, &memory, start..end).await?;
         let span = memory.fill(start..end).map_err(|error| Failure::new(Status::Conflict, error.to_string()))?;
-        Ok(Pending { block, start, span })
+        Ok(Pending { claim, start, span })
     }
 
     /// The memory of an open block, long enough for bytes up to `end`.
@@ -155,8 +202,8 @@ impl Shard {
     /// `Aborted` if the file was given up meanwhile.
     pub(crate) fn write_done(&self, file: &Attached, pending: Pending) -> Result<(), Failure> {
         let mut open = self.writing.open.borrow_mut();
-        let Some(open) = open.get_mut(&pending.block).filter(|open| open.written == pending.start) else {
-            return Err(Failure::new(Status::Aborted, format!("the write of {} was given up", file.right.path)));
+        let Some(open) = open.get_mut(&pending.claim.block).filter(|open| open.written == pending.start) else {
+            return Err(given_up(&file.right));
         };
         open.crcs.push(pending.span.bytes());
         open.written += pending.span.len();
@@ -167,10 +214,12 @@ impl Shard {
     /// A block is whole. Sealing it twice is no error.
     ///
     /// # Errors
-    /// `InvalidArgument` if it has other bytes than its writer says; `Unavailable` while a local writer still maps it.
+    /// `InvalidArgument` if it has other bytes than its writer says; `Aborted` if it has none, because the file was given
+    /// up, or because none were written; `Unavailable` while a local writer still maps it.
     pub(crate) async fn seal(&self, file: &Attached, index: u32, length: u32) -> Result<(), Failure> {
         let right = file.for_writing()?;
-        let block = BlockId { file: right.file, index };
+        let claim = self.writing.claim(right, index)?;
+        let block = claim.block;
         let lent = self.writing.lent.borrow_mut().remove(&block);
         if let Some(lent) = lent {
             return self.adopt(right, block, lent, length).await;
@@ -180,10 +229,11 @@ impl Shard {
             let sealed = self.blocks.borrow().stat(block);
             return match sealed {
                 Some(stat) if stat.length == length && stat.state != BlockState::Filling => Ok(()),
-                _ => Err(Failure::new(
+                Some(_) => Err(Failure::new(
                     Status::InvalidArgument,
-                    format!("block {index} of {} was sealed before it was written", right.path),
+                    format!("block {index} of {} was sealed with another length", right.path),
                 )),
+                None => Err(given_up(right)),
             };
         };
         if open.written != length as usize {
@@ -201,27 +251,29 @@ impl Shard {
     /// A fresh block in a local writer's hands.
     ///
     /// # Errors
-    /// `NoSpace`, and `InvalidArgument` if the block is being written already.
+    /// `Unsupported` if there is no room for a whole block, and `InvalidArgument` if the block is being written already.
     pub(crate) async fn map_write(&self, file: &Attached, index: u32) -> Result<OwnedFd, Failure> {
         let right = file.for_writing()?;
-        let block = BlockId { file: right.file, index };
-        if self.writing.open.borrow().contains_key(&block) || self.writing.lent.borrow().contains_key(&block) {
+        let claim = self.writing.claim(right, index)?;
+        let block = claim.block;
+        if self.writing.open.borrow().contains_key(&block) || self.blocks.borrow().stat(block).is_some() {
             return Err(Failure::new(
                 Status::InvalidArgument,
-                format!("block {index} of {} is being written already", right.path),
+                format!("block {index} of {} is being written in frames, or sealed", right.path),
             ));
         }
-        self.writing.check_room()?;
-        let lent = loop {
-            match self.driven(LocalWrite::new(&self.pool, right.block_bytes as usize)).await {
-                Ok(lent) => break lent,
-                Err(error) => self.evict_for(&error)?,
-            }
-        };
-        let descriptor = lent.descriptor().map_err(|error| Failure::new(Status::Busy, error.to_string()))?;
-        self.writing.lent.borrow_mut().insert(block, lent);
-        self.writing.note(block.file, self.now_ms());
-        Ok(descriptor)
+        let is_lent = self.writing.lent.borrow().contains_key(&block);
+        if !is_lent {
+            self.writing.check_room()?;
+            self.make_descriptor_room();
+            let lent = self.with_room(async || LocalWrite::new(&self.pool, right.block_bytes as usize).await).await;
+            self.writing.lent.borrow_mut().insert(block, lent.map_err(in_frames)?);
+            self.writing.note(block.file, self.now_ms());
+        }
+        // Asked again, because the answer was lost, the writer gets the same block again.
+        let lent = self.writing.lent.borrow();
+        let descriptor = lent.get(&block).ok_or_else(|| given_up(right))?.descriptor();
+        descriptor.map_err(|error| Failure::new(Status::Busy, error.to_string()))
     }
 
     async fn adopt(&self, right: &Right, block: BlockId, lent: LocalWrite, length: u32) -> Result<(), Failure> {
@@ -251,20 +303,32 @@ impl Shard {
         Ok(())
     }
 
-    /// A block of which only a part is used moves to memory of its size, or it would hold pages for nothing.
+    /// A block of which only a part is used moves to memory of its size, or it would hold pages for nothing. Where there
+    /// is no room for both at once it stays where it is: its bytes are here, and a write must not fail for tidiness.
     async fn fitted(&self, memory: Rc<BlockMem>, length: usize) -> Result<Memory, Failure> {
         let needed = (length.div_ceil(PAGE_BYTES) * PAGE_BYTES) as u64;
         if memory.bytes_allocated() <= needed {
             return Ok(Memory::Block(memory));
         }
-        let small = self.memory(length).await?;
-        self.prepare(None, &small, 0..length).await?;
-        copy(&Memory::Block(memory), &small, length)?;
-        Ok(small)
+        let small = match self.memory(length).await {
+            Ok(small) => self.prepare(None, &small, 0..length).await.map(|()| small),
+            Err(failure) => Err(failure),
+        };
+        match small {
+            Ok(small) => copy(&Memory::Block(memory), &small, length).map(|()| small),
+            Err(failure) if failure.status == Status::NoSpace => Ok(Memory::Block(memory)),
+            Err(failure) => Err(failure),
+        }
     }
 
     /// Puts a whole written block into the index: complete, dirty.
     fn settle_in(&self, block: BlockId, length: u32, memory: Memory, crcs: &[u32]) {
+        // What the kernel has sealed cannot be struck.
+        if cfg!(debug_assertions)
+            && let Ok(run) = memory.fill(0..length as usize)
+        {
+            fault::strike(&mut [run]);
+        }
         let bytes = memory.bytes_allocated();
         let is_immutable = matches!(&memory, Memory::Block(memory) if memory.is_exported());
         let mut blocks = self.blocks.borrow_mut();
@@ -279,20 +343,22 @@ impl Shard {
         }
         drop(blocks);
         drop(replaced);
+        // Again, because the file may have been forgotten meanwhile: then the master is asked about these blocks some day.
+        self.writing.note(block.file, self.now_ms());
     }
 
     /// Lends a sealed block to the publisher.
     pub(super) fn lend(&self, block: BlockId) -> Result<Lent, Failure> {
         let blocks = self.blocks.borrow();
         let stat = blocks.stat(block).filter(|stat| stat.state != BlockState::Filling);
-        let (Some(stat), Some(memory)) = (stat, blocks.memory(block)) else {
+        let (Some(stat), Some(memory), Some(crcs)) = (stat, blocks.memory(block), blocks.crcs(block)) else {
             return Err(Failure::new(
-                Status::InvalidArgument,
-                format!("block {block} was staged before it was sealed"),
+                Status::Aborted,
+                format!("block {block} is not here to be staged: its file was given up, or it was not sealed"),
             ));
         };
         self.ledger
-            .lend(memory.span(0..stat.length as usize))
+            .lend(memory.span(0..stat.length as usize), crcs.into())
             .ok_or_else(|| Failure::new(Status::Busy, "too many blocks are being published at once: try again"))
     }
 
@@ -349,6 +415,22 @@ impl Shard {
 /// Whether the blocks of a written file stay cached once its under-store has them.
 pub(crate) fn keeps_blocks(right: &Right) -> bool {
     matches!(right.origin, Origin::Writer { write_type: WriteType::CacheThrough | WriteType::MustCache, .. })
+}
+
+/// A whole block has no room at once; a writer whose frames bring what it has, page by page, may still find some.
+fn in_frames(failure: Failure) -> Failure {
+    match failure.status {
+        Status::NoSpace => Failure { status: Status::Unsupported, ..failure },
+        _ => failure,
+    }
+}
+
+/// The bytes of a file being written are not here: its deletion, its abort or the end of its lease took them.
+fn given_up(right: &Right) -> Failure {
+    Failure::new(
+        Status::Aborted,
+        format!("the write of {} was given up: the file was deleted, renamed, or its writer silent", right.path),
+    )
 }
 
 fn ending() -> Failure {

@@ -23,19 +23,17 @@ use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shar
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 /// Bytes that the executor registers with its own ring; we read and write through ours.
 const EXECUTOR_MEMORY_BYTES: usize = 64 << 10;
 /// Submissions that the executor's own ring holds.
 const EXECUTOR_RING_ENTRIES: usize = 256;
-/// Shares of the queue that serves requests, against [`BACKGROUND_SHARES`].
-const FOREGROUND_SHARES: usize = 1000;
-/// Shares of the queue that reads ahead, stages and evicts.
-const BACKGROUND_SHARES: usize = 100;
-/// How long requests may wait for a background task to yield.
-const FOREGROUND_LATENCY: Duration = Duration::from_millis(1);
+/// Shares of the queue that serves requests, against those of the pump's own (1000).
+const REQUEST_SHARES: usize = 1000;
+/// How long a request may wait for another one to yield.
+const REQUEST_LATENCY: Duration = Duration::from_millis(1);
 
 /// A shard's thread.
 pub(crate) struct ShardThread(ExecutorJoinHandle<()>);
@@ -73,46 +71,21 @@ where
 /// A shard's way to its executor. Cheap to copy; of no use on another thread.
 #[derive(Clone, Copy)]
 pub(crate) struct Host {
-    foreground: TaskQueueHandle,
-    background: TaskQueueHandle,
-}
-
-/// Which tasks go first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Urgency {
-    /// Somebody waits for it.
-    Foreground,
-    /// Nobody does.
-    Background,
+    requests: TaskQueueHandle,
 }
 
 impl Host {
     fn new() -> Self {
-        let executor = glommio::executor();
-        Self {
-            foreground: executor.create_task_queue(
-                Shares::Static(FOREGROUND_SHARES),
-                Latency::Matters(FOREGROUND_LATENCY),
-                "foreground",
-            ),
-            background: executor.create_task_queue(
-                Shares::Static(BACKGROUND_SHARES),
-                Latency::NotImportant,
-                "background",
-            ),
-        }
+        let latency = Latency::Matters(REQUEST_LATENCY);
+        Self { requests: glommio::executor().create_task_queue(Shares::Static(REQUEST_SHARES), latency, "requests") }
     }
 
     /// Runs a task of this shard. A panic in it is reported and ends the task, not the shard.
-    pub(crate) fn spawn(self, urgency: Urgency, task: impl Future<Output = ()> + 'static) {
-        let queue = match urgency {
-            Urgency::Foreground => self.foreground,
-            Urgency::Background => self.background,
-        };
-        let spawned = glommio::spawn_local_into(async move { guarded(task).await.unwrap_or(()) }, queue);
+    pub(crate) fn spawn(self, task: impl Future<Output = ()> + 'static) {
+        let spawned = glommio::spawn_local_into(async move { guarded(task).await.unwrap_or(()) }, self.requests);
         match spawned {
             Ok(task) => drop(task.detach()),
-            Err(error) => unreachable!("the queues live as long as the executor: {error}"),
+            Err(error) => unreachable!("the queue lives as long as the executor: {error}"),
         }
     }
 
@@ -123,11 +96,6 @@ impl Host {
         now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
     }
 
-    /// Waits.
-    pub(crate) async fn sleep(self, duration: Duration) {
-        glommio::timer::sleep(duration).await;
-    }
-
     /// Lets other tasks run, if they have waited long enough.
     pub(crate) async fn yield_if_needed(self) {
         glommio::executor().yield_if_needed().await;
@@ -136,17 +104,22 @@ impl Host {
 
 /// Runs a future; a panic in it is logged and gives `None`.
 pub(crate) async fn guarded<T>(future: impl Future<Output = T>) -> Option<T> {
-    match AssertUnwindSafe(future).catch_unwind().await {
-        Ok(value) => Some(value),
-        Err(panic) => {
-            tracing::error!(panic = panic_text(&*panic), "a defect: a task of a shard panicked");
-            None
-        }
-    }
+    report(AssertUnwindSafe(future).catch_unwind().await)
+}
+
+/// As [`guarded`], for what does not wait.
+pub(crate) fn guarded_now<T>(body: impl FnOnce() -> T) -> Option<T> {
+    report(catch_unwind(AssertUnwindSafe(body)))
+}
+
+fn report<T>(result: std::thread::Result<T>) -> Option<T> {
+    result
+        .inspect_err(|panic| tracing::error!(panic = panic_text(&**panic), "a defect: a task of a shard panicked"))
+        .ok()
 }
 
 /// The words of a panic.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
         .copied()

@@ -1,10 +1,14 @@
 //! The door: it reads the hello of a new connection and hands the socket to the shard that the hello names.
 //!
-//! It runs on tokio, so that slow or hostile peers cost no shard anything. The hello frame is read to its last byte
+//! It runs on tokio, so that slow or hostile peers cost no shard anything, and of those without a token no more than
+//! [`GREETINGS_MAX`] are listened to at once, each for [`HELLO_TIMEOUT`]. The hello frame is read to its last byte
 //! and not beyond, so the shard finds the next frame at the start of its first read.
 
 use crate::driver::{ShardInbox, ShardMessage};
-use citius_wire::{Encoder, Failure, Head, Hello, Kind, PRELUDE_BYTES, Prelude, Status, Token, Welcome, WorkerId};
+use citius_wire::{
+    Encoder, Failure, HELLO_FRAME_BYTES_MAX, Head, Hello, Kind, PRELUDE_BYTES, Prelude, Status, Token, Welcome,
+    WorkerId,
+};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,12 +16,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
 /// How long a peer may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest hello.
-const HELLO_BYTES_MAX: u32 = 512;
+/// Connections at each door that may be before their hello; more wait to be accepted.
+const GREETINGS_MAX: usize = 256;
 /// The pause after an accept that failed, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -76,12 +81,17 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Accepts on the data listener until the task is dropped.
     pub(crate) async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
+        let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
         loop {
+            let greeting = turn(&greetings).await;
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let this = Arc::clone(&self);
                     tokio::spawn(async move {
+                        let _greeting = greeting;
                         let _ = stream.set_nodelay(true);
+                        // A peer that vanishes without a word gives its place back some day.
+                        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
                         this.admit(stream, Door::Tcp, |stream| stream.into_std().map(OwnedFd::from))
                             .await
                             .unwrap_or_else(|failure| tracing::debug!(%peer, %failure, "a connection was refused"));
@@ -95,7 +105,9 @@ impl Acceptor {
     /// Accepts on the Unix socket until the task is dropped. Only processes of our own user, and root, get in.
     pub(crate) async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
         let own = rustix::process::geteuid().as_raw();
+        let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
         loop {
+            let greeting = turn(&greetings).await;
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let uid = stream.peer_cred().map(|credentials| credentials.uid());
@@ -105,6 +117,7 @@ impl Acceptor {
                     }
                     let this = Arc::clone(&self);
                     tokio::spawn(async move {
+                        let _greeting = greeting;
                         this.admit(stream, Door::Unix, |stream| stream.into_std().map(OwnedFd::from))
                             .await
                             .unwrap_or_else(|failure| tracing::debug!(%failure, "a local connection was refused"));
@@ -121,24 +134,19 @@ impl Acceptor {
         door: Door,
         into_socket: impl FnOnce(S) -> std::io::Result<OwnedFd>,
     ) -> Result<(), Failure> {
-        let admitted = timeout(HELLO_TIMEOUT, self.hear(&mut stream))
+        let heard = timeout(HELLO_TIMEOUT, self.hear(&mut stream))
             .await
             .unwrap_or_else(|_| Err((0, Failure::new(Status::TimedOut, "no hello came"))));
-        let (request, hello) = match admitted {
-            Ok(heard) => heard,
+        let placed = heard.and_then(|(request, hello)| match self.place(&hello) {
+            Ok((place, shard)) => Ok((request, place, shard)),
+            Err(failure) => Err((request, failure)),
+        });
+        let (request, place, shard) = match placed {
+            Ok(placed) => placed,
             Err((request, failure)) => {
                 let mut answer = Vec::new();
                 Encoder::default().failure(&mut answer, Kind::Hello, request, &failure);
                 // A peer that is refused may be gone already.
-                let _ = timeout(HELLO_TIMEOUT, stream.write_all(&answer)).await;
-                return Err(failure);
-            }
-        };
-        let (place, shard) = match self.place(&hello) {
-            Ok(found) => found,
-            Err(failure) => {
-                let mut answer = Vec::new();
-                Encoder::default().failure(&mut answer, Kind::Hello, request, &failure);
                 let _ = timeout(HELLO_TIMEOUT, stream.write_all(&answer)).await;
                 return Err(failure);
             }
@@ -185,7 +193,7 @@ impl Acceptor {
         stream.read_exact(&mut prelude).await.map_err(cut)?;
         let prelude = Prelude::parse(&prelude).map_err(|error| (0, error.into()))?;
         let id = prelude.request_id;
-        if prelude.kind != Kind::Hello || prelude.header_len > HELLO_BYTES_MAX || prelude.payload_len > 0 {
+        if prelude.kind != Kind::Hello || prelude.frame_bytes() > HELLO_FRAME_BYTES_MAX || prelude.payload_len > 0 {
             return Err((id, Failure::new(Status::Protocol, "a connection begins with a hello")));
         }
         let mut header = vec![0; prelude.header_len as usize];
@@ -203,6 +211,10 @@ impl Acceptor {
         }
         Ok((id, hello))
     }
+}
+
+async fn turn(greetings: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    Arc::clone(greetings).acquire_owned().await.expect("the semaphore is never closed")
 }
 
 async fn pause_after(error: &std::io::Error) {

@@ -1,35 +1,40 @@
 //! One client's connection, on its shard: frames in, answers out.
 //!
-//! Budget of a warm read over TCP (counted by `tests/budget.rs`): for all the requests that one receive brings, one
-//! `recv` and one `sendmsg`; no copy in user space of payload, no allocation in steady state. A request that must wait
-//! (a miss, a map of an incomplete block, a publication) goes on in a task of its own and is answered when it is ready,
-//! in any order.
+//! Budget of warm reads over TCP (counted by `control/cli/tests/citius/budget.rs`): for all the requests that one receive
+//! brings, one `recv`, and one `sendmsg` for each 64 of them; no copy in user space of payload, no allocation in steady
+//! state. A request that must wait (a miss, a map of an incomplete block, a publication) goes on in a task of its own and
+//! is answered when it is ready, in any order.
 //!
-//! Bounds: [`WAITING_MAX`] requests may wait at once and [`QUEUED_BYTES_MAX`] bytes of answers may queue; at either the
-//! connection is not read from until it has room, so a client that does not receive costs a bounded amount of memory.
+//! Bounds: [`WAITING_MAX`] requests may wait at once; [`ANSWER_BYTES_MAX`] bytes of answers may queue or be fetched for
+//! it, and [`DESCRIPTORS_MAX`] descriptors queue. At any of them the connection is not read from until it has room, so a
+//! client that does not receive costs a bounded amount of memory.
 
 use crate::driver::Shard;
-use crate::host::{Stream, Urgency, guarded, panic_text};
+use crate::host::{Stream, guarded, guarded_now};
 use crate::net::acceptor::{Accepted, Door};
 use crate::net::outbox::{Outbox, Progress};
 use crate::ring::Fd;
 use crate::shard::{Attached, Handles};
 use citius_wire::{
-    Attach, Attached as AttachedReply, CountersRequest, Detach, Done, Failure, FrameBuffer, FrameError, Free, Head,
-    Kind, Load, Map, MapWrite, Publish, Published, Read, Request, Resident, Seal, Stage, Staged, Status, Write,
+    Attach, Attached as AttachedReply, CAPABILITY_BYTES_MAX, CountersRequest, Detach, Done, Failure, FrameBuffer,
+    FrameError, Free, Head, Kind, Load, Map, MapWrite, PAYLOAD_BYTES_MAX, PRELUDE_BYTES, Publish, Published, Read,
+    Request, Resident, Seal, Stage, Staged, Status, Write,
 };
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 /// Requests of one connection that may wait at once.
 const WAITING_MAX: usize = 256;
-/// Bytes of answers that may queue before no more requests are taken.
-const QUEUED_BYTES_MAX: usize = 16 << 20;
+/// Bytes of answers that queue or are being fetched, past which no more requests are taken.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
+/// Descriptors that queue, past which no more requests are taken.
+const DESCRIPTORS_MAX: usize = 64;
+/// The longest header of a request to a shard: a capability and what is around it.
+const HEADER_BYTES_MAX: usize = 2 * CAPABILITY_BYTES_MAX;
 /// Bytes received at once.
 const RECEIVE_BYTES: usize = 64 << 10;
 /// Bytes of a payload that is thrown away at once, because its request was refused.
@@ -46,6 +51,8 @@ pub(crate) struct Connection {
     is_blocked: Cell<bool>,
     is_broken: Cell<bool>,
     waiting: Cell<usize>,
+    /// Bytes of the answers that tasks are working on.
+    expected_bytes: Cell<usize>,
     /// The receiving task, while it waits for room.
     receiver: RefCell<Option<Waker>>,
 }
@@ -72,10 +79,11 @@ pub(crate) async fn serve(shard: Rc<Shard>, accepted: Accepted) {
         is_blocked: Cell::new(false),
         is_broken: Cell::new(false),
         waiting: Cell::new(0),
+        expected_bytes: Cell::new(0),
         receiver: RefCell::default(),
     });
-    shard.counters.connections.set(shard.counters.connections.get() + 1);
-    if let Err(error) = connection.converse(&shard, &mut stream).await {
+    count(&shard.counters.connections);
+    if let Some(Err(error)) = guarded(connection.converse(&shard, &mut stream)).await {
         tracing::debug!(%error, "a connection ended");
     }
     // Tasks that still work for it find it broken; the socket closes with the last of them.
@@ -87,6 +95,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, accepted: Accepted) {
 impl Connection {
     async fn converse(self: &Rc<Self>, shard: &Rc<Shard>, stream: &mut Stream) -> io::Result<()> {
         let mut input = FrameBuffer::new(RECEIVE_BYTES);
+        input.limit_frames(PRELUDE_BYTES + HEADER_BYTES_MAX + PAYLOAD_BYTES_MAX);
         loop {
             let is_drained = self.take_frames(shard, stream, &mut input).await?;
             self.send(shard);
@@ -127,6 +136,9 @@ impl Connection {
                     let result = self.write(shard, stream, input, write, prelude.payload_len as usize).await?;
                     self.answer::<Write>(shard, prelude.request_id, &result);
                 }
+                kind if head.header.len() > HEADER_BYTES_MAX => {
+                    return self.end(prelude.request_id, kind, "no request to a shard is so long").map(|()| true);
+                }
                 kind if prelude.payload_len > 0 => {
                     return self.end(prelude.request_id, kind, "a request of this kind has no payload").map(|()| true);
                 }
@@ -139,15 +151,14 @@ impl Connection {
     /// Answers at once what can be, and starts a task for what cannot. A panic is this request's failure only.
     fn dispatch(self: &Rc<Self>, shard: &Rc<Shard>, head: &Head<'_>) -> io::Result<()> {
         let (kind, id) = (head.prelude.kind, head.prelude.request_id);
-        let outcome = catch_unwind(AssertUnwindSafe(|| match kind {
+        let outcome = guarded_now(|| match kind {
             Kind::Read => self.read(shard, id, head),
             _ => self.dispatch_other(shard, id, head),
-        }));
+        });
         match outcome {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => self.end(id, kind, &error.to_string()),
-            Err(panic) => {
-                tracing::error!(panic = panic_text(&*panic), ?kind, "a defect: a request panicked");
+            Some(Ok(())) => Ok(()),
+            Some(Err(error)) => self.end(id, kind, &error.to_string()),
+            None => {
                 self.fail(shard, kind, id, &defect());
                 Ok(())
             }
@@ -172,15 +183,15 @@ impl Connection {
                 }
             }
         };
+        let expected = Expected::new(self, read.length as usize);
         self.start(shard, Kind::Read, id, move |this, shard| async move {
-            match shard.read_cold(&attached, &read).await {
-                Ok(answer) => this.outbox.borrow_mut().reply_with(
-                    Kind::Read,
-                    id,
-                    &answer.reply,
-                    answer.payload,
-                    answer.payload_len,
-                ),
+            let result = shard.read_cold(&attached, &read).await;
+            drop(expected);
+            match result {
+                Ok(answer) => {
+                    count(&shard.counters.requests);
+                    this.outbox.borrow_mut().reply_with(Kind::Read, id, &answer.reply, answer.payload);
+                }
                 Err(failure) => this.fail(&shard, Kind::Read, id, &failure),
             }
         });
@@ -282,6 +293,7 @@ impl Connection {
                 .await
             {
                 Ok((reply, descriptor)) => {
+                    count(&shard.counters.requests);
                     this.outbox.borrow_mut().reply_descriptor(Kind::Map, id, &reply, descriptor);
                 }
                 Err(failure) => this.fail(&shard, Kind::Map, id, &failure),
@@ -299,6 +311,7 @@ impl Connection {
                 .await
             {
                 Ok(descriptor) => {
+                    count(&shard.counters.requests);
                     this.outbox.borrow_mut().reply_descriptor(Kind::MapWrite, id, &Done {}, descriptor);
                 }
                 Err(failure) => this.fail(&shard, Kind::MapWrite, id, &failure),
@@ -355,13 +368,15 @@ impl Connection {
     {
         self.waiting.set(self.waiting.get() + 1);
         let (this, own) = (Rc::clone(self), Rc::clone(shard));
-        shard.host.spawn(Urgency::Foreground, async move {
+        shard.host.spawn(async move {
             if guarded(work(Rc::clone(&this), Rc::clone(&own))).await.is_none() {
                 this.fail(&own, kind, id, &defect());
             }
             this.waiting.set(this.waiting.get() - 1);
             this.send(&own);
             this.wake_receiver();
+            // What it let go of may be on its way back to the system, which begins when the ring is told.
+            own.kick_ring();
         });
     }
 
@@ -395,14 +410,14 @@ impl Connection {
             Ok(reply) => self.outbox.borrow_mut().reply(R::KIND, id, reply),
             Err(failure) => return self.fail(shard, R::KIND, id, failure),
         }
-        shard.counters.requests.set(shard.counters.requests.get() + 1);
+        count(&shard.counters.requests);
     }
 
     fn fail(&self, shard: &Shard, kind: Kind, id: u64, failure: &Failure) {
-        shard.counters.requests.set(shard.counters.requests.get() + 1);
-        shard.counters.failures.set(shard.counters.failures.get() + 1);
+        count(&shard.counters.requests);
+        count(&shard.counters.failures);
         if failure.status == Status::WrongEpoch {
-            shard.counters.wrong_epochs.set(shard.counters.wrong_epochs.get() + 1);
+            count(&shard.counters.wrong_epochs);
         }
         self.outbox.borrow_mut().failure(kind, id, failure);
     }
@@ -420,26 +435,32 @@ impl Connection {
         if self.is_blocked.get() || self.is_broken.get() {
             return;
         }
-        match self.try_send() {
-            Progress::Empty => {}
-            Progress::Blocked => {
-                self.is_blocked.set(true);
-                let (this, own) = (Rc::clone(self), Rc::clone(shard));
-                shard.host.spawn(Urgency::Foreground, async move {
-                    while !this.is_broken.get() {
-                        let room = own.ring.poll_add(Fd::from(Rc::clone(&this.socket)), libc::POLLOUT as u32);
-                        if own.driven(room).await.is_err() {
-                            this.break_off();
-                        }
-                        if this.try_send() == Progress::Empty {
-                            break;
-                        }
-                        this.wake_receiver();
-                    }
-                    this.is_blocked.set(false);
-                    this.wake_receiver();
-                });
+        if self.try_send() == Progress::Blocked {
+            self.is_blocked.set(true);
+            let (this, own) = (Rc::clone(self), Rc::clone(shard));
+            shard.host.spawn(async move {
+                if guarded(this.send_rest(&own)).await.is_none() {
+                    this.break_off();
+                }
+                this.is_blocked.set(false);
+                this.wake_receiver();
+            });
+        }
+    }
+
+    /// Sends until nothing is queued, waiting for the socket to have room.
+    async fn send_rest(&self, shard: &Shard) {
+        while !self.is_broken.get() {
+            let socket = Fd::from(Rc::clone(&self.socket));
+            // Driven, because a poll that is queued and not submitted waits for whoever enters the ring next.
+            if let Err(error) = shard.driven(shard.ring.poll_add(socket, libc::POLLOUT as u32)).await {
+                tracing::warn!(%error, "a connection was ended: its socket cannot be waited for");
+                self.break_off();
             }
+            if self.try_send() == Progress::Empty {
+                return;
+            }
+            self.wake_receiver();
         }
     }
 
@@ -453,7 +474,10 @@ impl Connection {
     }
 
     fn is_full(&self) -> bool {
-        self.waiting.get() >= WAITING_MAX || self.outbox.borrow().queued_bytes() >= QUEUED_BYTES_MAX
+        let outbox = self.outbox.borrow();
+        self.waiting.get() >= WAITING_MAX
+            || outbox.queued_bytes() + self.expected_bytes.get() >= ANSWER_BYTES_MAX
+            || outbox.queued_descriptors() >= DESCRIPTORS_MAX
     }
 
     /// Waits until more may be taken in.
@@ -484,6 +508,30 @@ impl Connection {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
         self.wake_receiver();
     }
+}
+
+/// Bytes of an answer to come, counted against its connection until dropped.
+struct Expected {
+    connection: Rc<Connection>,
+    bytes: usize,
+}
+
+impl Expected {
+    fn new(connection: &Rc<Connection>, bytes: usize) -> Self {
+        connection.expected_bytes.set(connection.expected_bytes.get() + bytes);
+        Self { connection: Rc::clone(connection), bytes }
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        self.connection.expected_bytes.set(self.connection.expected_bytes.get() - self.bytes);
+    }
+}
+
+/// Adds one.
+fn count(count: &Cell<u64>) {
+    count.set(count.get() + 1);
 }
 
 fn defect() -> Failure {

@@ -32,6 +32,11 @@ impl LocalWrite {
         Ok(Self { extent })
     }
 
+    /// Bytes of memory that it holds.
+    pub fn bytes_allocated(&self) -> u64 {
+        self.extent.bytes() as u64
+    }
+
     /// The descriptor to pass to the writer: readable and writable, of a size that cannot change.
     ///
     /// # Errors

@@ -148,6 +148,15 @@ impl PagePool {
         }
     }
 
+    /// Waits until something that is being freed is back, descriptor and mapping included; false if nothing is.
+    pub async fn wait_returned(&self) -> bool {
+        let is_returning = self.core.is_returning();
+        if is_returning {
+            self.core.returned().await;
+        }
+        is_returning
+    }
+
     pub(super) fn core(&self) -> &Rc<PoolCore> {
         &self.core
     }
