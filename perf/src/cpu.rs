@@ -3,7 +3,10 @@
 #![allow(unsafe_code)]
 
 use anyhow::{Context as _, Result};
+use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
 use std::time::Duration;
 
 /// Which core the server runs on, and which the client.
@@ -30,6 +33,27 @@ pub(crate) fn pin(core: usize) -> Result<()> {
     let mut set = CpuSet::new();
     set.set(core);
     sched_setaffinity(None, &set).with_context(|| format!("pinning to core {core}"))
+}
+
+/// Lets the calling thread, and those that it starts from now on, run on both cores.
+pub(crate) fn unpin(cores: Cores) -> Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cores.server);
+    set.set(cores.client);
+    sched_setaffinity(None, &set).context("unpinning")
+}
+
+/// Has the process of a command stay on one core, as a whole, and end when the thread that starts it does.
+pub(crate) fn confine(command: &mut Command, core: usize) {
+    let confined = move || {
+        let mut set = CpuSet::new();
+        set.set(core);
+        sched_setaffinity(None, &set)?;
+        set_parent_process_death_signal(Some(Signal::TERM))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls, and allocates and locks nothing.
+    unsafe { command.pre_exec(confined) };
 }
 
 /// CPU time that all threads of a process used so far, those that ended included, in nanoseconds' resolution: the

@@ -1,4 +1,6 @@
-//! How fast Citius is beside the raw machine: `cargo run --release -p citius-perf -- ratios`.
+//! How fast Citius is beside the raw machine:
+//! `cargo build --release && cargo run --release -p citius-perf -- ratios`. The first builds the `citius` that is
+//! measured, which is looked for beside this program.
 //!
 //! Every ratio runs Citius and a raw baseline in the same run, round about, over the same offsets of equally large
 //! working sets in the same kind of page, and compares medians. A baseline is what a careful person would write for
@@ -7,7 +9,8 @@
 //! | file | what it holds |
 //! |---|---|
 //! | `ratios` | the list: one function a ratio, with its goal |
-//! | `raw` | the baselines: memcpy, a blocking TCP server, an echo |
+//! | `raw` | the baselines: memcpy, a blocking TCP server, an echo, one GET, the log alone |
+//! | `citius` | the Citius side: the real program in a process of its own, and its client |
 //! | `context` | what all ratios share: rounds, cores, kind of page |
 //! | `measure` | rounds, medians, percentiles |
 //! | `cpu` | pinning, and the CPU time of a process |
@@ -18,6 +21,7 @@
 //! | `report` | rows, as a table and as JSON |
 
 mod child;
+mod citius;
 mod context;
 mod cpu;
 mod measure;
@@ -71,6 +75,12 @@ struct RatiosArgs {
     /// Where the sequence of offsets begins.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// The citius to measure [default: the one beside this program].
+    #[arg(long, value_name = "PROGRAM")]
+    citius: Option<PathBuf>,
+    /// Measure the baselines alone.
+    #[arg(long, conflicts_with = "citius")]
+    baselines: bool,
 }
 
 fn main() -> Result<()> {
@@ -86,7 +96,8 @@ fn ratios(args: &RatiosArgs) -> Result<()> {
     let names: Vec<_> = ratios::ALL.iter().map(|ratio| ratio.name).collect();
     ensure!(!chosen.is_empty(), "no ratio's name begins with {only:?}; there are {}", names.join(", "));
 
-    let context = Context::new(args.rounds, args.working_set, args.seed)?;
+    let citius = if args.baselines { None } else { Some(citius_to_measure(args.citius.clone())?) };
+    let context = Context::new(args.rounds, args.working_set, args.seed, citius)?;
     let mut stderr = std::io::stderr();
     writeln!(stderr, "{context}")?;
     let mut rows = Vec::with_capacity(chosen.len());
@@ -99,4 +110,17 @@ fn ratios(args: &RatiosArgs) -> Result<()> {
         std::fs::write(path, report::json(&rows)?).with_context(|| format!("writing {}", path.display()))?;
     }
     Ok(())
+}
+
+fn citius_to_measure(given: Option<PathBuf>) -> Result<PathBuf> {
+    let program = match given {
+        Some(program) => program,
+        None => std::env::current_exe().context("finding this program")?.with_file_name("citius"),
+    };
+    ensure!(
+        program.is_file(),
+        "there is no {}: build it with `cargo build --release`, or measure the baselines alone with --baselines",
+        program.display()
+    );
+    Ok(program)
 }

@@ -9,6 +9,16 @@ pub(crate) trait Side {
     fn round(&mut self, seed: u64) -> Result<f64>;
 }
 
+/// A side that nothing has to be measured of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fixed(pub(crate) f64);
+
+impl Side for Fixed {
+    fn round(&mut self, _seed: u64) -> Result<f64> {
+        Ok(self.0)
+    }
+}
+
 /// Medians of both sides; of Citius only where it took part.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Medians {

@@ -14,13 +14,16 @@ pub(crate) enum Goal {
     AtMost(f64),
     /// More is better, and this is enough: a throughput.
     AtLeast(f64),
+    /// There is none: it is recorded beside one that has.
+    None,
 }
 
 impl Goal {
-    fn is_met_by(self, ratio: f64) -> bool {
+    fn is_met_by(self, ratio: f64) -> Option<bool> {
         match self {
-            Self::AtMost(bound) => ratio <= bound,
-            Self::AtLeast(bound) => ratio >= bound,
+            Self::AtMost(bound) => Some(ratio <= bound),
+            Self::AtLeast(bound) => Some(ratio >= bound),
+            Self::None => None,
         }
     }
 }
@@ -30,6 +33,7 @@ impl fmt::Display for Goal {
         match self {
             Self::AtMost(bound) => write!(f, "<= {bound}"),
             Self::AtLeast(bound) => write!(f, ">= {bound}"),
+            Self::None => f.write_str("-"),
         }
     }
 }
@@ -55,7 +59,7 @@ pub(crate) struct Row {
     pub(crate) unit: &'static str,
     /// What the ratio should be.
     pub(crate) goal: Goal,
-    /// Whether it is.
+    /// Whether it is; `None` if there is no goal or no ratio.
     pub(crate) met: Option<bool>,
     /// How many rounds the medians are of.
     pub(crate) rounds: u32,
@@ -65,7 +69,7 @@ impl Row {
     pub(crate) fn new(name: &'static str, unit: &'static str, goal: Goal, rounds: u32, medians: Medians) -> Self {
         let Medians { citius, baseline } = medians;
         let ratio = citius.map(|citius| citius / baseline);
-        Self { name, citius, baseline, ratio, unit, goal, met: ratio.map(|ratio| goal.is_met_by(ratio)), rounds }
+        Self { name, citius, baseline, ratio, unit, goal, met: ratio.and_then(|ratio| goal.is_met_by(ratio)), rounds }
     }
 }
 
@@ -129,6 +133,7 @@ mod tests {
     fn goals_are_judged_at_their_bound_and_in_their_direction() {
         let met = |citius, goal| row(Some(citius), goal).met.unwrap();
         assert!(met(300.0, Goal::AtMost(1.5)) && !met(301.0, Goal::AtMost(1.5)));
+        assert_eq!(row(Some(1.0), Goal::None).met, None);
         assert!(met(190.0, Goal::AtLeast(0.95)) && !met(189.0, Goal::AtLeast(0.95)));
     }
 

@@ -22,7 +22,7 @@ fn a_ratio_without_citius_claims_nothing_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.json");
     let output = program()
-        .args(["ratios", "--only", "shm.read.4k", "--working-set", "2097152", "--json"])
+        .args(["ratios", "--baselines", "--only", "shm.read.4k", "--working-set", "2097152", "--json"])
         .arg(&file)
         .output()
         .unwrap();
@@ -38,7 +38,7 @@ fn a_ratio_without_citius_claims_nothing_of_it() {
 #[test]
 fn what_makes_no_sense_is_refused_with_what_would() {
     let stderr = |arguments: &[&str]| {
-        let output = program().arg("ratios").args(arguments).output().unwrap();
+        let output = program().args(["ratios", "--baselines"]).args(arguments).output().unwrap();
         assert!(!output.status.success(), "{arguments:?}");
         String::from_utf8(output.stderr).unwrap()
     };

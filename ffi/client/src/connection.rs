@@ -257,6 +257,11 @@ impl Connection {
         self.payload_left
     }
 
+    /// Bytes that are here already and not yet taken: answers that cost no more waiting.
+    pub fn buffered(&self) -> usize {
+        self.frames.buffered()
+    }
+
     /// Whether nothing that was received or queued is left over.
     pub fn is_quiet(&self) -> bool {
         self.payload_left == 0 && self.frames.buffered() == 0 && self.out.is_empty()

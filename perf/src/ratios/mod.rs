@@ -2,6 +2,7 @@
 //!
 //! A function sets up both sides and gives one row. Adding a ratio is adding a function and its line in [`ALL`].
 
+mod cold;
 mod meta;
 mod shm;
 mod tcp;
@@ -20,14 +21,19 @@ pub(crate) struct Ratio {
 }
 
 /// Every ratio, in the order in which they run.
-pub(crate) const ALL: [Ratio; 7] = [
+pub(crate) const ALL: [Ratio; 12] = [
     Ratio { name: shm::READ_4K_P50.name, run: shm::read_4k_p50 },
     Ratio { name: shm::READ_1M.name, run: shm::read_1m },
     Ratio { name: tcp::READ_4K_D1_P50.name, run: tcp::read_4k_d1_p50 },
     Ratio { name: tcp::READ_4K_D32.name, run: tcp::read_4k_d32 },
     Ratio { name: tcp::READ_1M_D4.name, run: tcp::read_1m_d4 },
+    Ratio { name: cold::READ_SEQ.name, run: cold::read_seq },
+    Ratio { name: cold::READ_4K_BYTES.name, run: cold::read_4k_bytes },
     Ratio { name: meta::STAT_PIPELINED.name, run: meta::stat_pipelined },
+    Ratio { name: meta::STAT_PIPELINED_CPU.name, run: meta::stat_pipelined_cpu },
     Ratio { name: meta::STAT_UNPIPELINED.name, run: meta::stat_unpipelined },
+    Ratio { name: meta::STAT_UNPIPELINED_CPU.name, run: meta::stat_unpipelined_cpu },
+    Ratio { name: meta::CREATE.name, run: meta::create },
 ];
 
 /// What a ratio is called, counted in, and should be.
@@ -44,6 +50,11 @@ impl Spec {
         let medians = interleave(context.rounds, context.seed, citius, baseline)?;
         Ok(Row::new(self.name, self.unit, self.goal, context.rounds, medians))
     }
+}
+
+/// A side as [`Spec::measure`] takes it.
+fn side<S: Side>(side: &mut Option<S>) -> Option<&mut dyn Side> {
+    side.as_mut().map(|side| side as &mut dyn Side)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Local reads, from mapped memory.
 
-use super::Spec;
+use super::{Spec, side};
+use crate::citius::mapped::{Mapped, ReadLatency, ReadThroughput};
 use crate::context::Context;
 use crate::cpu;
 use crate::memory::WorkingSet;
@@ -20,7 +21,8 @@ pub(super) fn read_4k_p50(context: &Context) -> Result<Row> {
     cpu::pin(context.cores.client)?;
     let set = WorkingSet::new(context.working_set_bytes, context.pages)?;
     let mut baseline = CopyLatency { set, length: 4 << 10, batches: BATCHES };
-    READ_4K_P50.measure(context, None, &mut baseline)
+    let mut citius = Mapped::new(context)?.map(|mapped| ReadLatency { mapped, length: 4 << 10, batches: BATCHES });
+    READ_4K_P50.measure(context, side(&mut citius), &mut baseline)
 }
 
 pub(super) const READ_1M: Spec = Spec { name: "shm.read.1m", unit: "B/s", goal: Goal::AtLeast(0.95) };
@@ -30,5 +32,6 @@ pub(super) fn read_1m(context: &Context) -> Result<Row> {
     cpu::pin(context.cores.client)?;
     let set = WorkingSet::new(context.working_set_bytes, context.pages)?;
     let mut baseline = CopyThroughput { set, length: 1 << 20, copies: COPIES_1M };
-    READ_1M.measure(context, None, &mut baseline)
+    let mut citius = Mapped::new(context)?.map(|mapped| ReadThroughput { mapped, length: 1 << 20, reads: COPIES_1M });
+    READ_1M.measure(context, side(&mut citius), &mut baseline)
 }

@@ -1,7 +1,8 @@
 //! Warm reads over TCP: one connection, the server on one core and the client on another.
 
-use super::Spec;
+use super::{Spec, side};
 use crate::child::Server;
+use crate::citius::reads::{Calls, Pipeline};
 use crate::context::Context;
 use crate::cpu;
 use crate::raw::tcp::{Client, Figure, Load, Reads};
@@ -14,7 +15,8 @@ pub(super) const READ_4K_D1_P50: Spec = Spec { name: "tcp.read.4k.d1.p50", unit:
 /// One read of 4 KiB at a time.
 pub(super) fn read_4k_d1_p50(context: &Context) -> Result<Row> {
     let load = Load { requests: 20_000, length: 4 << 10, depth: 1 };
-    READ_4K_D1_P50.measure(context, None, &mut baseline(context, load, Figure::MedianLatency)?)
+    let mut baseline = baseline(context, load, Figure::MedianLatency)?;
+    READ_4K_D1_P50.measure(context, side(&mut Calls::new(context, load)?), &mut baseline)
 }
 
 pub(super) const READ_4K_D32: Spec =
@@ -23,7 +25,7 @@ pub(super) const READ_4K_D32: Spec =
 /// 32 reads of 4 KiB in flight.
 pub(super) fn read_4k_d32(context: &Context) -> Result<Row> {
     let load = Load { requests: 200_000, length: 4 << 10, depth: 32 };
-    READ_4K_D32.measure(context, None, &mut baseline(context, load, Figure::RequestsPerServerSecond)?)
+    pipelined(READ_4K_D32, context, load, Figure::RequestsPerServerSecond)
 }
 
 pub(super) const READ_1M_D4: Spec =
@@ -32,7 +34,12 @@ pub(super) const READ_1M_D4: Spec =
 /// Four reads of 1 MiB in flight.
 pub(super) fn read_1m_d4(context: &Context) -> Result<Row> {
     let load = Load { requests: 2_000, length: 1 << 20, depth: 4 };
-    READ_1M_D4.measure(context, None, &mut baseline(context, load, Figure::BytesPerServerSecond)?)
+    pipelined(READ_1M_D4, context, load, Figure::BytesPerServerSecond)
+}
+
+fn pipelined(spec: Spec, context: &Context, load: Load, figure: Figure) -> Result<Row> {
+    let mut baseline = baseline(context, load, figure)?;
+    spec.measure(context, side(&mut Pipeline::new(context, load, figure)?), &mut baseline)
 }
 
 /// The blocking server in a process of its own.

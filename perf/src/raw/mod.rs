@@ -2,6 +2,8 @@
 //! namespace, no checksums, no tiers, no rights). Servers run in a process of their own, on one core.
 
 pub(crate) mod echo;
+pub(crate) mod get;
+pub(crate) mod log;
 pub(crate) mod memcpy;
 pub(crate) mod tcp;
 
