@@ -17,12 +17,14 @@
 //! | `driver` | what a shard does |
 //! | `net` | listeners, connections, answers |
 //! | `agent` | registration, heartbeats, publishing |
+//! | `fault` | damage on purpose, for tests |
 //! | `inbox` | what other threads say to a shard |
 
 mod agent;
 mod driver;
 mod error;
 mod failure;
+mod fault;
 mod host;
 mod inbox;
 mod net;

@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep, timeout};
 const STEPS_MAX: usize = 256;
 /// Files that are published at once.
 const FILES_MAX: usize = 16 << 10;
-/// A file whose writer has said nothing for so long is given up: its lease is long gone.
+/// When a writer has said nothing for so long, the master is asked whether its lease goes on.
 const IDLE_MAX: Duration = Duration::from_secs(180);
 /// Publications that are remembered.
 const PUBLISHED_MAX: usize = 4096;
@@ -129,15 +129,26 @@ impl Publisher {
             ));
         }
     }
+
+    /// The master has given a file up: its task takes what it has been told already, and removes what it staged.
+    pub(crate) fn forget(&self, file: FileKey) {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).remove(&file);
+    }
 }
 
-/// The life of one file's task: until it is published, fails, or its writer falls silent.
+/// The life of one file's task: until it is published, fails, or is given up.
 async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step>) {
-    let mut publication = Publication { node, right, staged: None, next_index: 0, length: 0, logged_upload: false };
+    let mut publication =
+        Publication { node, right, staged: None, next_index: 0, length: 0, logged_upload: false, doubtful: None };
     loop {
-        let Ok(Some(step)) = timeout(IDLE_MAX, steps.recv()).await else {
-            publication.abandon().await;
-            return;
+        let step = match timeout(IDLE_MAX, steps.recv()).await {
+            Ok(Some(step)) => step,
+            // Slow, but not gone: its next block finds those before it.
+            Err(_) if publication.is_alive().await.is_ok() => continue,
+            Ok(None) | Err(_) => {
+                publication.abandon().await;
+                return;
+            }
         };
         let failure = match step {
             Step::Stage { index, length, done } => match publication.stage(index, length).await {
@@ -178,6 +189,16 @@ struct Publication<'a> {
     length: u64,
     /// Whether the log knows the upload that would otherwise be orphaned by a crash.
     logged_upload: bool,
+    /// A publication that failed, of which the log may have the intent and not know that it failed.
+    doubtful: Option<StagedRecord>,
+}
+
+/// Why a file is not published.
+enum Unpublished {
+    /// It did not happen, and never will.
+    Never(Failure),
+    /// Nobody could be asked whether it happened.
+    Unknown(Failure),
 }
 
 impl Publication<'_> {
@@ -187,6 +208,8 @@ impl Publication<'_> {
             return Ok(());
         }
         if index > self.next_index {
+            // If the file was given up, and its task with it, that is what its writer is told.
+            self.is_alive().await?;
             return Err(Failure::new(
                 Status::InvalidArgument,
                 format!("block {index} was to be staged when block {} was due", self.next_index),
@@ -232,6 +255,7 @@ impl Publication<'_> {
 
     async fn publish(&mut self, length: u64) -> Result<FileKey, Failure> {
         if length != self.length {
+            self.is_alive().await?;
             return Err(Failure::new(
                 Status::InvalidArgument,
                 format!("{} bytes are staged of a file that is to have {length}", self.length),
@@ -247,6 +271,8 @@ impl Publication<'_> {
             worker: self.node.worker,
             incarnation: self.node.incarnation,
         };
+        // Until the log says otherwise, it may have the intent although its answer was lost.
+        self.doubtful = Some(record.clone());
         let condition = match self.node.master.operate(intent, MASTER_PATIENCE).await? {
             Outcome::Intent { replaces: None } => Condition::MustNotExist,
             Outcome::Intent { replaces: Some(token) } => {
@@ -256,15 +282,17 @@ impl Publication<'_> {
         };
         let token = match self.make_visible(&record, &condition).await {
             Ok(token) => token,
-            Err(failure) => {
-                // Nothing of it can appear any more; the master need not settle what we settled.
-                let told = self.node.master.report(Operation::PublishFailed { file }, file, MASTER_PATIENCE).await;
-                if let Err(error) = told {
-                    tracing::warn!(%file, %error, "the master could not be told that a publication failed");
-                }
+            Err(Unpublished::Never(failure)) => {
+                // Before the writer is told, so that it finds the path free. If the master is away it is told later.
+                let _ = timeout(MASTER_PATIENCE, self.abandon()).await;
+                return Err(failure);
+            }
+            Err(Unpublished::Unknown(failure)) => {
+                self.doubtful = None;
                 return Err(failure);
             }
         };
+        self.doubtful = None;
         let done = Operation::PublishDone { file, token: token.as_bytes().to_vec() };
         let key = match self.node.master.operate(done, SETTLE_PATIENCE).await? {
             Outcome::Persisted { file: key } => key,
@@ -286,38 +314,86 @@ impl Publication<'_> {
         Ok(key)
     }
 
-    /// Publishes; if the store's answer leaves open whether it happened, finds out. An error means that it did not,
-    /// and never will.
-    async fn make_visible(&mut self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken, Failure> {
-        let staged = self.begin().await?;
+    /// Publishes; if the store's answer leaves open whether it happened, finds out.
+    async fn make_visible(
+        &mut self,
+        record: &StagedRecord,
+        condition: &Condition,
+    ) -> Result<VersionToken, Unpublished> {
+        let staged = self.begin().await.map_err(Unpublished::Never)?;
         let error = match staged.publish(condition).await {
             Ok(token) => return Ok(token),
             Err(error) => error,
         };
+        match self.settle(record).await {
+            Ok(Settled::Published(token)) => {
+                tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
+                Ok(token)
+            }
+            Ok(Settled::Absent) => Err(Unpublished::Never(failure::of_store(&error))),
+            Err(settling) => Err(Unpublished::Unknown(settling)),
+        }
+    }
+
+    /// Makes sure that a publication cannot happen any more, and finds out whether it did.
+    async fn settle(&self, record: &StagedRecord) -> Result<Settled, Failure> {
         let mut pause = SETTLE_PAUSE;
         let deadline = Instant::now() + SETTLE_PATIENCE;
         loop {
-            match self.node.store(self.right.mount).await?.settle(record).await {
-                Ok(Settled::Published(token)) => {
-                    tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
-                    return Ok(token);
+            let settled = match self.node.store(self.right.mount).await {
+                Ok(store) => store.settle(record).await.map_err(|error| failure::of_store(&error)),
+                Err(failure) => Err(failure),
+            };
+            match settled {
+                Err(failure) if Instant::now() < deadline => {
+                    tracing::warn!(file = %self.right.file, %failure, "a failed publication cannot be settled yet");
                 }
-                Ok(Settled::Absent) => return Err(failure::of_store(&error)),
-                Err(settling) if Instant::now() < deadline => {
-                    tracing::warn!(file = %self.right.file, %settling, "a failed publication cannot be settled yet");
-                }
-                Err(settling) => return Err(failure::of_store(&settling)),
+                settled => return settled,
             }
             sleep(pause).await;
             pause = (pause * 2).min(SETTLE_PAUSE_MAX);
         }
     }
 
+    /// Checks that the file is still being written.
+    ///
+    /// # Errors
+    /// How it ended, in the master's words.
+    async fn is_alive(&self) -> Result<(), Failure> {
+        let renew = Operation::Renew { file: self.right.file };
+        match self.node.master.operate(renew, MASTER_PATIENCE).await {
+            Ok(_) => Ok(()),
+            // Only the writer may renew its lease; but that there is one is what was asked.
+            Err(failure) if failure.status == Status::PermissionDenied => Ok(()),
+            // A master that does not answer has not given the file up.
+            Err(failure) if failure.status.is_retryable() || failure.status == Status::TimedOut => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Removes what is staged, and tells the log of an intent that came to nothing. Can be cut short and repeated.
     async fn abandon(&mut self) {
-        let Some(mut staged) = self.staged.take() else { return };
-        if let Err(error) = staged.abandon().await {
+        if let Some(mut staged) = self.staged.take()
+            && let Err(error) = staged.abandon().await
+        {
             tracing::warn!(file = %self.right.file, %error, "what was staged could not be removed; the master will");
         }
+        let Some(record) = self.doubtful.clone() else { return };
+        let file = self.right.file;
+        // Without this the intent would hold the path for as long as this worker lives.
+        let end = match self.settle(&record).await {
+            Ok(Settled::Absent) => Operation::PublishFailed { file },
+            Ok(Settled::Published(token)) => Operation::PublishDone { file, token: token.as_bytes().to_vec() },
+            Err(failure) => {
+                tracing::error!(%file, %failure, "a publication stays unsettled until this worker ends");
+                self.doubtful = None;
+                return;
+            }
+        };
+        if let Err(failure) = self.node.master.operate(end, SETTLE_PATIENCE).await {
+            tracing::warn!(%file, %failure, "the master could not be told how a publication ended");
+        }
+        self.doubtful = None;
     }
 
     fn path(&self) -> Result<StorePath, Failure> {
