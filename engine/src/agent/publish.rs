@@ -330,7 +330,7 @@ impl Publication<'_> {
                 tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
                 Ok(token)
             }
-            Ok(Settled::Absent) => Err(Unpublished::Never(failure::of_store(&error))),
+            Ok(Settled::Absent) => Err(Unpublished::Never(unpublished(&error))),
             Err(settling) => Err(Unpublished::Unknown(settling)),
         }
     }
@@ -398,5 +398,20 @@ impl Publication<'_> {
 
     fn path(&self) -> Result<StorePath, Failure> {
         StorePath::parse(&self.right.path).map_err(|error| failure::of_store(&error))
+    }
+}
+
+/// Why a publication failed. That something is at the path which was not when the file was created is a conflict.
+fn unpublished(error: &citius_understore::Error) -> Failure {
+    let failure = failure::of_store(error);
+    match failure.status {
+        Status::AlreadyExists => Failure::new(
+            Status::Conflict,
+            format!(
+                "{}: it was made by somebody else while this file was written, and is left as it is",
+                failure.message
+            ),
+        ),
+        _ => failure,
     }
 }

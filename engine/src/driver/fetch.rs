@@ -219,7 +219,7 @@ impl Shard {
         let descriptor = receiver
             .await
             .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
-            .map_err(|error| failure::of_store(&error))?;
+            .map_err(|error| gone_or(file, &error))?;
         let open = Rc::new(OpenFile { store, path: file.path.clone(), token, descriptor: Rc::new(descriptor) });
         self.files.keep(key, Rc::clone(&open));
         Ok(open)
@@ -250,7 +250,7 @@ impl Shard {
         receiver
             .await
             .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
-            .map_err(|error| failure::of_store(&error))?;
+            .map_err(|error| gone_or(file, &error))?;
         let span = loan.reclaim().map_err(|_| Failure::new(Status::Internal, "a landing outlived its fetch"))?;
         let crcs = std::mem::take(&mut *crcs.lock().unwrap_or_else(PoisonError::into_inner));
         Ok((span, crcs))
@@ -300,6 +300,11 @@ impl Drop for Touchdown {
 fn pieces(range: Range<u32>, bytes: u32) -> impl Iterator<Item = Range<u32>> {
     let Range { start, end } = range;
     (start..end).step_by(bytes as usize).map(move |at| at..at.saturating_add(bytes).min(end))
+}
+
+/// A store's error about an open file. One that is not there any more was there when it was opened: it changed.
+fn gone_or(file: &Attached, error: &citius_understore::Error) -> Failure {
+    if error.is_not_found() { changed(file) } else { failure::of_store(error) }
 }
 
 fn changed(file: &Attached) -> Failure {

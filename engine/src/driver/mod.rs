@@ -33,9 +33,10 @@ use crate::inbox::Inbox;
 use crate::net::connection;
 use crate::ring::{Ring, RingHandle};
 use crate::shard::{Attached, Flights};
-use crate::store::{BlockIndex, BlockState};
+use crate::store::{BlockIndex, BlockStat, BlockState};
 use crate::tier::mem::{BackingChoice, Grant, Limits, Loans, Memory, PagePool, Slab};
 use citius_understore::{Bridge, UnderStore};
+use citius_wire::units::BLOCK_BYTES_DEFAULT;
 use citius_wire::{Counters, Failure, FileKey, Freed, MountId, Origin, ResidentBlock, ResidentReply, Status};
 use files::OpenFiles;
 use lend::Ledger;
@@ -276,9 +277,21 @@ impl Shard {
         drop(old);
     }
 
+    /// A written file is in its under-store, and called `to` from now on. Files of an under-store have blocks of the
+    /// default size: what was written in others stays only if the whole file is one short block, which is the same in
+    /// both.
     fn rekey(&self, from: FileKey, to: FileKey) {
+        let block_bytes = self.writing.block_bytes(from);
         self.writing.forget(from);
         let mut blocks = self.blocks.borrow_mut();
+        if block_bytes != Some(BLOCK_BYTES_DEFAULT) {
+            let is_whole = |stat: &BlockStat| stat.id.index == 0 && block_bytes.is_some_and(|full| stat.length < full);
+            let others: Vec<_> = blocks.blocks_of(from).filter(|stat| !is_whole(stat)).map(|stat| stat.id).collect();
+            let removed: Vec<_> = others.into_iter().map(|block| blocks.remove(block)).collect();
+            drop(blocks);
+            drop(removed);
+            blocks = self.blocks.borrow_mut();
+        }
         let displaced = blocks.rekey(from, to);
         let indexes: Vec<_> = blocks.blocks_of(to).map(|stat| stat.id).collect();
         for block in indexes {

@@ -38,8 +38,8 @@ const OPEN_MAX: usize = 16 << 10;
 pub(super) struct Writing {
     open: RefCell<HashMap<BlockId, Open>>,
     lent: RefCell<HashMap<BlockId, LocalWrite>>,
-    /// Since when files have had dirty blocks here, in milliseconds since 1970.
-    since: RefCell<HashMap<FileKey, u64>>,
+    /// The files that have blocks here.
+    files: RefCell<HashMap<FileKey, Noted>>,
     /// Blocks that a request is at work on.
     claimed: Rc<RefCell<HashSet<BlockId>>>,
 }
@@ -65,6 +65,13 @@ struct Open {
 /// Bytes on their way into a block.
 pub(crate) struct Pending {
     claim: Claim,
+/// What is noted of a file being written.
+struct Noted {
+    /// Since when it has had blocks here, in milliseconds since 1970.
+    since_ms: u64,
+    block_bytes: u32,
+}
+
     start: usize,
     span: SpanMut,
 }
@@ -81,14 +88,14 @@ impl Writing {
     pub(super) fn forget(&self, file: FileKey) {
         let open: Vec<_> = self.open.borrow_mut().extract_if(|block, _| block.file == file).collect();
         let lent: Vec<_> = self.lent.borrow_mut().extract_if(|block, _| block.file == file).collect();
-        self.since.borrow_mut().remove(&file);
+        self.files.borrow_mut().remove(&file);
         drop((open, lent));
     }
 
     /// Files that have been written here for longer than `age` and are still not published.
     pub(super) fn older_than(&self, age: Duration, now_ms: u64) -> Vec<FileKey> {
         let limit = now_ms.saturating_sub(age.as_millis() as u64);
-        self.since.borrow().iter().filter(|(_, since)| **since <= limit).map(|(file, _)| *file).collect()
+        self.files.borrow().iter().filter(|(_, noted)| noted.since_ms <= limit).map(|(file, _)| *file).collect()
     }
 
     /// Blocks that are being written.
@@ -114,8 +121,13 @@ impl Writing {
         ))
     }
 
-    fn note(&self, file: FileKey, now_ms: u64) {
-        self.since.borrow_mut().entry(file).or_insert(now_ms);
+    fn note(&self, file: FileKey, block_bytes: u32, now_ms: u64) {
+        self.files.borrow_mut().entry(file).or_insert(Noted { since_ms: now_ms, block_bytes });
+    }
+
+    /// The block size of a file that is being written here.
+    pub(super) fn block_bytes(&self, file: FileKey) -> Option<u32> {
+        self.files.borrow().get(&file).map(|noted| noted.block_bytes)
     }
 
     fn check_room(&self) -> Result<(), Failure> {
@@ -190,7 +202,7 @@ impl Shard {
                 let memory = self.memory(if end < SHORT_BYTES { end } else { block_bytes }).await?;
                 let open = Open { memory: memory.clone(), written: 0, crcs: SectorCrcs::default() };
                 self.writing.open.borrow_mut().insert(block, open);
-                self.writing.note(block.file, self.now_ms());
+                self.writing.note(block.file, block_bytes as u32, self.now_ms());
                 Ok(memory)
             }
         }
@@ -244,7 +256,7 @@ impl Shard {
                 format!("block {index} of {} has {written} bytes and was sealed with {length}", right.path),
             ));
         }
-        self.settle_in(block, length, open.memory, &open.crcs.finish());
+        self.settle_in(right, block, length, open.memory, &open.crcs.finish());
         Ok(())
     }
 
@@ -268,7 +280,7 @@ impl Shard {
             self.make_descriptor_room();
             let lent = self.with_room(async || LocalWrite::new(&self.pool, right.block_bytes as usize).await).await;
             self.writing.lent.borrow_mut().insert(block, lent.map_err(in_frames)?);
-            self.writing.note(block.file, self.now_ms());
+            self.writing.note(block.file, right.block_bytes, self.now_ms());
         }
         // Asked again, because the answer was lost, the writer gets the same block again.
         let lent = self.writing.lent.borrow();
@@ -299,7 +311,7 @@ impl Shard {
         }
         tally(&self.counters.written_bytes, u64::from(length));
         let memory = self.fitted(memory, length as usize).await?;
-        self.settle_in(block, length, memory, &crcs.finish());
+        self.settle_in(right, block, length, memory, &crcs.finish());
         Ok(())
     }
 
@@ -322,7 +334,7 @@ impl Shard {
     }
 
     /// Puts a whole written block into the index: complete, dirty.
-    fn settle_in(&self, block: BlockId, length: u32, memory: Memory, crcs: &[u32]) {
+    fn settle_in(&self, right: &Right, block: BlockId, length: u32, memory: Memory, crcs: &[u32]) {
         // What the kernel has sealed cannot be struck.
         if cfg!(debug_assertions)
             && let Ok(run) = memory.fill(0..length as usize)
@@ -344,7 +356,7 @@ impl Shard {
         drop(blocks);
         drop(replaced);
         // Again, because the file may have been forgotten meanwhile: then the master is asked about these blocks some day.
-        self.writing.note(block.file, self.now_ms());
+        self.writing.note(block.file, right.block_bytes, self.now_ms());
     }
 
     /// Lends a sealed block to the publisher.

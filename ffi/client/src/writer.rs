@@ -34,7 +34,8 @@ pub struct CreateOptions {
     pub parents: bool,
     /// What a returned close means.
     pub write_type: WriteType,
-    /// Bytes of its blocks, in whole pages of 2 MiB; 0 for the default.
+    /// Bytes of its blocks, in whole pages of 2 MiB; 0 for the default. Once in its under-store a file has blocks of the
+    /// default size: a cache-through file of several others is not cached by its writing, but when it is read.
     pub block_bytes: u32,
 }
 

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod cluster;
 mod crash;
 mod first_minutes;
 mod support;
+mod semantics;

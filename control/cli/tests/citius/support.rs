@@ -25,6 +25,7 @@ pub(crate) fn citius() -> Command {
 pub(crate) struct Process {
     pub(crate) home: PathBuf,
     arguments: Vec<String>,
+    environment: Vec<(&'static str, &'static str)>,
     child: Option<Child>,
     log: PathBuf,
     /// Kept until the process has ended.
@@ -41,10 +42,16 @@ impl Process {
 
     /// Starts any serving command in a fresh home; waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        Self::start_in(&[], arguments)
+    }
+
+    /// As [`Process::start`], with more in its environment.
+    pub(crate) fn start_in(environment: &[(&'static str, &'static str)], arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut process = Self {
             home: dir.path().join("home"),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
+            environment: environment.to_vec(),
             child: None,
             log: dir.path().join("log"),
             dir: Some(dir),
@@ -59,6 +66,7 @@ impl Process {
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
         let child = citius()
             .args(&self.arguments)
+            .envs(self.environment.iter().copied())
             .arg("--home")
             .arg(&self.home)
             .stdout(Stdio::null())

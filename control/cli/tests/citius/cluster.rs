@@ -1,0 +1,283 @@
+//! A master and its workers as processes of their own: workers join, leave and die under readers and writers.
+
+use crate::support::{Process, noise, poll, put};
+use citius_client::{Client, Config, CreateOptions, File, Local, Persistence, Status, WriteType};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Small blocks, so that every file has some on each worker.
+const BLOCK_BYTES: u32 = 2 << 20;
+/// A file of several blocks, the last of them short.
+const LENGTH: usize = 7 * (BLOCK_BYTES as usize) + 12_345;
+/// Long enough for a master to notice that a worker died, several times over.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+/// A master with /data mounted, and workers.
+struct Cluster {
+    // Workers end first.
+    workers: Vec<Process>,
+    master: Process,
+    data: tempfile::TempDir,
+}
+
+impl Cluster {
+    fn of(workers: usize) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let mount = format!("/data={}", data.path().display());
+        let master = Process::start(&["master", "--listen", "127.0.0.1:0", "--mount", &mount]);
+        let mut cluster = Self { workers: Vec::new(), master, data };
+        for _ in 0..workers {
+            cluster.join();
+        }
+        cluster
+    }
+
+    fn join(&mut self) {
+        self.workers.push(worker(&self.master));
+        self.await_live(self.workers.len());
+    }
+
+    /// Waits until the ring has so many members.
+    fn await_live(&self, count: usize) {
+        poll("the ring is complete", || {
+            let cluster = self.master.json(&["cluster"]);
+            let live = cluster["workers"].as_array().unwrap().iter().filter(|it| it["live"] == true).count();
+            if live == count { Ok(()) } else { Err(cluster.to_string()) }
+        });
+    }
+
+    fn client(&self, local: Local) -> Client {
+        client(&self.master, local)
+    }
+}
+
+/// Starts a worker of a master.
+fn worker(master: &Process) -> Process {
+    let (endpoint, token) = (master.endpoint(), master.home.join("token").display().to_string());
+    let reach = ["--master", &endpoint, "--token-file", &token];
+    let flags = ["--data-listen", "127.0.0.1:0", "--memory", "256MiB", "--shards", "1"];
+    Process::start(&[&["worker"], &reach[..], &flags].concat())
+}
+
+fn client(master: &Process, local: Local) -> Client {
+    master.client_with(Config { local, timeout: TIMEOUT, transfer_timeout: TIMEOUT, ..Config::default() })
+}
+
+fn options(write_type: WriteType) -> CreateOptions {
+    CreateOptions { write_type, block_bytes: BLOCK_BYTES, ..CreateOptions::default() }
+}
+
+fn write(client: &Client, path: &str, bytes: &[u8], write_type: WriteType) {
+    let mut writer = client.create(path, options(write_type)).unwrap();
+    writer.append(bytes).unwrap();
+    writer.close().unwrap();
+}
+
+fn whole(file: &File) -> Vec<u8> {
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_exact_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn read(client: &Client, path: &str) -> Vec<u8> {
+    whole(&client.open(path).unwrap())
+}
+
+#[test]
+fn files_are_spread_over_workers_and_read_back_by_every_way() {
+    let cluster = Cluster::of(2);
+    for (i, write_type) in [WriteType::CacheThrough, WriteType::Through, WriteType::MustCache].into_iter().enumerate() {
+        for (j, local) in [Local::Auto, Local::Never].into_iter().enumerate() {
+            let path = format!("/data/{}-{j}", write_type.name());
+            let bytes = noise(LENGTH + i, (10 * i + j) as u64);
+            write(&cluster.client(local), &path, &bytes, write_type);
+            for reader in [Local::Auto, Local::Never] {
+                assert!(read(&cluster.client(reader), &path) == bytes, "{path} read as {reader:?}");
+            }
+            let stored = std::fs::read(cluster.data.path().join(&path["/data/".len()..])).ok();
+            assert!(stored == (write_type != WriteType::MustCache).then_some(bytes), "{path} in the folder");
+        }
+    }
+    // Of many blocks each worker has some.
+    let file = cluster.client(Local::Never).open("/data/must-cache-0").unwrap();
+    let mut owners: Vec<_> = file.resident().unwrap().iter().map(|it| it.worker).collect();
+    assert_eq!(owners.len(), 8);
+    owners.sort_unstable();
+    owners.dedup();
+    assert_eq!(owners.len(), 2, "all blocks of a file are on one worker");
+}
+
+/// A third worker joins while a client reads and another writes.
+#[test]
+fn a_worker_that_joins_loses_nothing() {
+    const FILES: usize = 48;
+    let mut cluster = Cluster::of(2);
+    for i in 0..FILES {
+        put(cluster.data.path().join(format!("f{i}")), &noise(50_000 + i, i as u64));
+    }
+    let client = cluster.client(Local::Never);
+    for (i, local) in [Local::Auto, Local::Never].into_iter().enumerate() {
+        let path = format!("/data/kept{i}");
+        write(&cluster.client(local), &path, &noise(LENGTH, 100 + i as u64), WriteType::MustCache);
+    }
+    // Opened under the ring of two, read under that of three.
+    let opened: Vec<File> = (0..FILES).map(|i| client.open(&format!("/data/f{i}")).unwrap()).collect();
+    let kept_open = client.open("/data/kept0").unwrap();
+    let (bytes, in_memory) = (noise(LENGTH, 200), noise(LENGTH, 201));
+    let mut writer = client.create("/data/written", options(WriteType::CacheThrough)).unwrap();
+    let mut writer_in_memory = client.create("/data/in-memory", options(WriteType::MustCache)).unwrap();
+    writer.append(&bytes[..LENGTH / 2]).unwrap();
+    writer_in_memory.append(&in_memory[..LENGTH / 2]).unwrap();
+
+    let is_joined = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let client = self::client(&cluster.master, Local::Auto);
+            let mut rounds = 0;
+            loop {
+                let is_last = is_joined.load(Ordering::Acquire);
+                assert!(read(&client, "/data/kept1") == noise(LENGTH, 101), "read while a worker joins");
+                rounds += 1;
+                if is_last {
+                    return rounds;
+                }
+            }
+        });
+        cluster.workers.push(worker(&cluster.master));
+        is_joined.store(true, Ordering::Release);
+        assert!(reader.join().unwrap() >= 1);
+    });
+    cluster.await_live(3);
+
+    writer.append(&bytes[LENGTH / 2..]).unwrap();
+    writer.close().unwrap();
+    writer_in_memory.append(&in_memory[LENGTH / 2..]).unwrap();
+    writer_in_memory.close().unwrap();
+    for (i, file) in opened.iter().enumerate() {
+        if client.stats().wrong_epochs == 0 {
+            // The workers that were there before hear of the join with their next heartbeats.
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(whole(file) == noise(50_000 + i, i as u64), "f{i}, opened before the join");
+    }
+    assert!(whole(&kept_open) == noise(LENGTH, 100), "in memory, opened before the join");
+    for local in [Local::Auto, Local::Never] {
+        let client = cluster.client(local);
+        assert!(
+            read(&client, "/data/kept0") == noise(LENGTH, 100) && read(&client, "/data/kept1") == noise(LENGTH, 101)
+        );
+        assert!(read(&client, "/data/written") == bytes && read(&client, "/data/in-memory") == in_memory);
+    }
+    // The new worker took over a share of the files, and who asked the old owner was told.
+    assert!(client.stats().wrong_epochs > 0, "{:?}", client.stats());
+    poll("a worker has counted it", || {
+        let cluster = cluster.master.json(&["cluster"]);
+        let counted: u64 = cluster["workers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|it| it["counters"]["wrong_epochs"].as_u64())
+            .sum();
+        if counted > 0 { Ok(()) } else { Err(cluster.to_string()) }
+    });
+}
+
+/// One of three workers leaves in order while clients read what it served.
+#[test]
+fn a_worker_that_leaves_is_not_missed() {
+    const FILES: usize = 12;
+    let mut cluster = Cluster::of(3);
+    let client = cluster.client(Local::Never);
+    for i in 0..FILES {
+        write(&client, &format!("/data/f{i}"), &noise(300_000 + i, i as u64), WriteType::CacheThrough);
+    }
+    put(cluster.data.path().join("large"), &noise(70 << 20, 99));
+    let opened: Vec<File> = (0..FILES).map(|i| client.open(&format!("/data/f{i}")).unwrap()).collect();
+    let is_gone = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for local in [Local::Auto, Local::Never] {
+            let (master, is_gone) = (&cluster.master, &is_gone);
+            scope.spawn(move || {
+                let client = self::client(master, local);
+                let large = noise(70 << 20, 99);
+                loop {
+                    let is_last = is_gone.load(Ordering::Acquire);
+                    assert!(read(&client, "/data/large") == large, "{local:?}");
+                    for i in 0..FILES {
+                        assert!(
+                            read(&client, &format!("/data/f{i}")) == noise(300_000 + i, i as u64),
+                            "{local:?}, f{i}"
+                        );
+                    }
+                    if is_last {
+                        break;
+                    }
+                }
+            });
+        }
+        assert_eq!(cluster.workers.pop().unwrap().terminate(), Some(0));
+        is_gone.store(true, Ordering::Release);
+    });
+    cluster.await_live(2);
+    for (i, file) in opened.iter().enumerate() {
+        assert!(whole(file) == noise(300_000 + i, i as u64), "f{i}, opened before");
+    }
+}
+
+/// A worker dies. What the under-store has is read on; what only it had is lost, and says so.
+#[test]
+fn a_worker_that_is_killed_takes_only_what_was_promised_to_memory() {
+    const FILES: usize = 8;
+    let mut cluster = Cluster::of(2);
+    let clients = [cluster.client(Local::Auto), cluster.client(Local::Never)];
+    for i in 0..FILES {
+        let client = &clients[i % 2];
+        write(client, &format!("/data/stored{i}"), &noise(LENGTH, i as u64), WriteType::CacheThrough);
+        write(client, &format!("/data/kept{i}"), &noise(100_000, 50 + i as u64), WriteType::MustCache);
+    }
+    // Blocks of this one are on both.
+    write(&clients[0], "/data/spread", &noise(LENGTH, 77), WriteType::MustCache);
+    let mut cut = clients[0].create("/data/cut", options(WriteType::MustCache)).unwrap();
+    cut.append(&noise(LENGTH, 78)).unwrap();
+    let of = |path: &str| {
+        let file = clients[1].open(path).unwrap();
+        file.locations(0..file.len()).unwrap().iter().map(|it| it.worker).collect::<Vec<_>>()
+    };
+    let owners: Vec<_> = (0..FILES).map(|i| of(&format!("/data/kept{i}"))[0]).collect();
+    let spread = of("/data/spread");
+    assert!(spread.iter().any(|it| *it != spread[0]), "eight blocks on one of two workers");
+
+    let mut dying = cluster.workers.pop().unwrap();
+    let id = std::fs::read_to_string(dying.home.join("worker")).unwrap();
+    let id = citius_client::raw::wire::WorkerId(u64::from_str_radix(id.trim(), 16).unwrap());
+    dying.kill();
+    for client in &clients {
+        for i in 0..FILES {
+            assert!(read(client, &format!("/data/stored{i}")) == noise(LENGTH, i as u64), "stored{i}");
+        }
+    }
+    cluster.await_live(1);
+    for (i, owner) in owners.iter().enumerate() {
+        let path = format!("/data/kept{i}");
+        for client in &clients {
+            if *owner == id {
+                assert_eq!(client.stat(&path).unwrap().persistence, Persistence::Lost);
+                let read = client.open(&path).and_then(|file| file.read_at(&mut [0; 8], 0));
+                assert_eq!(read.unwrap_err().status(), Status::DataLost, "{path}");
+            } else {
+                assert!(read(client, &path) == noise(100_000, 50 + i as u64), "{path}");
+            }
+        }
+    }
+    cluster.master.fails(6, &["cat", "/data/spread"]);
+    let closed = cut.close();
+    assert!(matches!(closed.as_ref().map_err(|it| it.status()), Err(Status::DataLost | Status::Aborted)), "{closed:?}");
+    assert_eq!(clients[0].stat("/data/cut").unwrap_err().status(), Status::NotFound);
+
+    // What is lost can be written again, on those that live.
+    let mut again =
+        clients[0].create("/data/spread", CreateOptions { overwrite: true, ..options(WriteType::MustCache) }).unwrap();
+    again.append(&noise(LENGTH, 79)).unwrap();
+    again.close().unwrap();
+    assert!(read(&clients[1], "/data/spread") == noise(LENGTH, 79));
+}
