@@ -65,12 +65,15 @@ impl LocalWrite {
             return Err(MemError::Refused { why: "it is longer than the memory lent for it" });
         }
         let mut parts = self.extent.parts_mut();
-        parts.memfd.seal(SEALS_IMMUTABLE).map_err(|source| match source.raw_os_error() {
-            Some(libc::EBUSY) => MemError::StillMapped,
-            Some(libc::EPERM) => MemError::Refused { why: "the writer sealed it" },
-            _ => MemError::System { call: "sealing a block", source },
-        })?;
-        check_immutable(&parts.memfd)?;
+        // Offered again, with another length than before, it is sealed already.
+        if check_immutable(&parts.memfd).is_err() {
+            parts.memfd.seal(SEALS_IMMUTABLE).map_err(|source| match source.raw_os_error() {
+                Some(libc::EBUSY) => MemError::StillMapped,
+                Some(libc::EPERM) => MemError::Refused { why: "the writer sealed it" },
+                _ => MemError::System { call: "sealing a block", source },
+            })?;
+            check_immutable(&parts.memfd)?;
+        }
         // The writer could punch holes until now. In hugepages a hole is a page that may not be there when it is read.
         if parts.memfd.bytes_allocated().map_err(MemError::system("fstat"))? < bytes as u64 {
             return Err(MemError::Refused { why: "the writer freed some of its pages" });
