@@ -6,7 +6,7 @@
 use crate::agent::{Node, NodeParts};
 use crate::driver::{self, ShardInbox, ShardMessage, ShardParts};
 use crate::error::{Error, Result};
-use crate::host::ShardThread;
+use crate::host::{SHARD_ADVICE, ShardThread};
 use crate::net::acceptor::{Acceptor, bind_unix};
 use crate::tier::mem::Limits;
 use citius_understore::Bridge;
@@ -212,12 +212,14 @@ fn start_shard(config: &WorkerConfig, number: u16, bridge: &Bridge, shards: &mut
         memory_bytes: config.memory_bytes / u64::from(config.shards),
         bridge: bridge.clone(),
     };
-    shards.threads.push(driver::start(parts, started)?);
-    let started = grants.recv().map_err(|_| Error::Shard {
-        shard: number,
-        reason: "its thread ended at once".into(),
-        advice: "Its log has the reason",
-    })??;
+    let thread = driver::start(parts, started)?;
+    let Ok(started) = grants.recv() else {
+        // The executor gave up before it ran anything of ours.
+        let reason = thread.join().err().unwrap_or_else(|| "its thread ended at once".to_owned());
+        return Err(Error::Shard { shard: number, reason, advice: SHARD_ADVICE });
+    };
+    shards.threads.push(thread);
+    let started = started?;
     shards.inboxes.push(started.inbox);
     let memory = &mut shards.memory;
     memory.bytes += u64::from(started.grant.pages) * PAGE_BYTES as u64;
@@ -232,7 +234,14 @@ async fn end_shards(shards: &[Arc<ShardInbox>], threads: Vec<ShardThread>) {
     for shard in shards {
         shard.insist(ShardMessage::End);
     }
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().for_each(ShardThread::join)).await;
+    let join = move || {
+        for thread in threads {
+            if let Err(reason) = thread.join() {
+                tracing::error!(reason, "a shard ended badly");
+            }
+        }
+    };
+    let joined = tokio::task::spawn_blocking(join).await;
     if let Err(error) = joined {
         tracing::error!(%error, "the shards' threads cannot be waited for");
     }

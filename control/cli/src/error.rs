@@ -1,5 +1,6 @@
 //! An error as the command line shows it, with the exit code that scripts see.
 
+use crate::output::say;
 use citius_client::{ExitCode, Status};
 use serde_json::json;
 
@@ -67,12 +68,9 @@ impl CliError {
     pub(crate) fn report(&self, json: bool) {
         if json {
             let status = self.status.map(|status| format!("{status:?}"));
-            eprintln!(
-                "{}",
-                json!({ "error": { "message": self.message, "status": status, "exit_code": self.code() } })
-            );
+            say!("{}", json!({ "error": { "message": self.message, "status": status, "exit_code": self.code() } }));
         } else {
-            eprintln!("citius: {}", self.message);
+            say!("citius: {}", self.message);
         }
     }
 }

@@ -4,6 +4,20 @@ use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
+/// Says a line on standard error. Where nobody listens any more, that is no reason to end what is being done, as the
+/// panic of `eprintln!` would.
+macro_rules! say {
+    ($($words:tt)*) => {
+        $crate::output::say_line(format_args!($($words)*))
+    };
+}
+pub(crate) use say;
+
+/// What [`say!`] does.
+pub(crate) fn say_line(words: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{words}");
+}
+
 /// 1536 as 1.5 KiB.
 pub(crate) fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["B", "KiB", "MiB", "GiB", "TiB", "PiB"];

@@ -37,6 +37,9 @@ pub(crate) fn of_mount(error: &StoreError) -> Failure {
     let status = match status_of(error) {
         // What is missing is the folder or bucket, not the path in the namespace.
         Status::NotFound => Status::InvalidArgument,
+        // The store was asked for as long as is sensible. `Unavailable` would have the client ask again, and whoever
+        // mistyped an endpoint wait until all its time is up.
+        Status::Unavailable | Status::Busy => Status::TimedOut,
         other => other,
     };
     Failure::new(status, error.to_string())

@@ -16,7 +16,7 @@ use crate::ring::SpanMut;
 use crate::shard::Attached;
 use crate::store::{BlockState, Evicted, SectorCrcs};
 use crate::tier::mem::{BlockMem, LocalWrite, MemError, Memory};
-use citius_wire::units::PAGE_BYTES;
+use citius_wire::units::{BLOCK_BYTES_DEFAULT, PAGE_BYTES};
 use citius_wire::{BlockId, Failure, FileKey, Origin, Right, Status, TRANSFER_BYTES_MAX, WriteType};
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -30,6 +30,9 @@ use tokio::sync::oneshot;
 const SHORT_BYTES: usize = 1 << 20;
 /// Bytes of a local writer's block that are checksummed before others get their turn.
 const CHECKSUM_PIECE_BYTES: usize = 256 << 10;
+/// Pages of a tier that lends whole blocks to local writers: each takes all of its pages before it is known how many it
+/// needs, and in a small tier that is most of them.
+const MAP_TIER_PAGES_MIN: u32 = 4 * (BLOCK_BYTES_DEFAULT as usize / PAGE_BYTES) as u32;
 /// Blocks that are being written on one shard at once.
 const OPEN_MAX: usize = 16 << 10;
 
@@ -62,9 +65,6 @@ struct Open {
     crcs: SectorCrcs,
 }
 
-/// Bytes on their way into a block.
-pub(crate) struct Pending {
-    claim: Claim,
 /// What is noted of a file being written.
 struct Noted {
     /// Since when it has had blocks here, in milliseconds since 1970.
@@ -72,6 +72,9 @@ struct Noted {
     block_bytes: u32,
 }
 
+/// Bytes on their way into a block.
+pub(crate) struct Pending {
+    claim: Claim,
     start: usize,
     span: SpanMut,
 }
@@ -277,6 +280,10 @@ impl Shard {
         let is_lent = self.writing.lent.borrow().contains_key(&block);
         if !is_lent {
             self.writing.check_room()?;
+            if self.pool.usage().pages_granted < MAP_TIER_PAGES_MIN {
+                let words = "the memory tier is too small to lend whole blocks: write in frames";
+                return Err(Failure::new(Status::Unsupported, words));
+            }
             self.make_descriptor_room();
             let lent = self.with_room(async || LocalWrite::new(&self.pool, right.block_bytes as usize).await).await;
             self.writing.lent.borrow_mut().insert(block, lent.map_err(in_frames)?);

@@ -35,15 +35,17 @@ const REQUEST_SHARES: usize = 1000;
 /// How long a request may wait for another one to yield.
 const REQUEST_LATENCY: Duration = Duration::from_millis(1);
 
+/// What most often keeps a shard from starting.
+pub(crate) const SHARD_ADVICE: &str = "Its rings need io_uring, some locked memory and descriptors: check `ulimit -l` \
+    (1024 or more; LimitMEMLOCK for a service), `ulimit -n` (1024 or more) and the sysctl kernel.io_uring_disabled (0)";
+
 /// A shard's thread.
 pub(crate) struct ShardThread(ExecutorJoinHandle<()>);
 
 impl ShardThread {
-    /// Waits for the shard to end.
-    pub(crate) fn join(self) {
-        if let Err(error) = self.0.join() {
-            tracing::error!(%error, "a shard ended badly");
-        }
+    /// Waits for the shard to end, and gives the reason if it ended badly.
+    pub(crate) fn join(self) -> std::result::Result<(), String> {
+        self.0.join().map_err(|error| error.to_string())
     }
 }
 
@@ -60,12 +62,7 @@ where
         .ring_depth(EXECUTOR_RING_ENTRIES)
         .spawn(move || async move { body(Host::new()).await })
         .map(ShardThread)
-        .map_err(|error| Error::Shard {
-            shard,
-            reason: error.to_string(),
-            advice: "Its rings need io_uring and some locked memory: check `ulimit -l` (1024 or more; LimitMEMLOCK for \
-                     a service) and the sysctl kernel.io_uring_disabled (0)",
-        })
+        .map_err(|error| Error::Shard { shard, reason: error.to_string(), advice: SHARD_ADVICE })
 }
 
 /// A shard's way to its executor. Cheap to copy; of no use on another thread.

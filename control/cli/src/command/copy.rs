@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::walk::Walk;
 use crate::args::{CpArgs, Reach, WriteTypeFlag};
 use crate::error::CliError;
-use crate::output::{human_bytes, shown};
+use crate::output::{human_bytes, say, shown};
 use citius_client::{Client, CreateOptions, EntryKind, Status, WriteType};
 use std::fs;
 use std::io::{Read, Write};
@@ -120,7 +120,7 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
     );
     progress.end();
     if !reach.quiet && !reach.json {
-        eprintln!("copied {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
+        say!("copied {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
     }
     sum.into_result("files copied")
 }

@@ -2,7 +2,7 @@
 
 use crate::args::{LsArgs, Reach};
 use crate::error::CliError;
-use crate::output::{human_bytes, json_line, shown, time};
+use crate::output::{human_bytes, json_line, say, shown, time};
 use citius_client::{Client, EntryKind, FileInfo, Persistence};
 use serde_json::{Value, json};
 use std::io::{self, BufWriter, Write};
@@ -38,8 +38,8 @@ fn one(client: &Client, reach: &Reach, args: &LsArgs, path: &str, out: &mut impl
         }
         if listing.unnameable() > 0 && !reach.quiet {
             out.flush()?;
-            eprintln!(
-                "citius: {} name(s) in {} are not shown: they are not UTF-8 or cannot be carried",
+            say!(
+                "citius: {} name(s) in {} are not shown: not UTF-8, or symbolic links that lead out of the mount or nowhere",
                 listing.unnameable(),
                 shown(&dir)
             );

@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::walk::{self, Found};
 use crate::args::{FreeArgs, LoadArgs, Reach};
 use crate::error::CliError;
-use crate::output::human_bytes;
+use crate::output::{human_bytes, say};
 use citius_client::Client;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -32,7 +32,7 @@ pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<()
     );
     progress.end();
     if !reach.quiet {
-        eprintln!("loaded {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
+        say!("loaded {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
     }
     sum.into_result("files loaded")
 }
@@ -45,7 +45,7 @@ pub(crate) fn free(client: &Client, reach: &Reach, args: &FreeArgs) -> Result<()
         files += 1;
     }
     if !reach.quiet {
-        eprintln!("freed {} of {files} file(s)", human_bytes(bytes));
+        say!("freed {} of {files} file(s)", human_bytes(bytes));
     }
     Ok(())
 }

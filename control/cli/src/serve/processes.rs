@@ -4,7 +4,7 @@ use super::{Cores, host_name, incarnation, mounts, runtime, told_to_end};
 use crate::args::{LocalArgs, MasterArgs, MasterListen, Reach, WorkerArgs, WorkerFlags};
 use crate::error::CliError;
 use crate::home::{self, Home};
-use crate::output::human_bytes;
+use crate::output::{human_bytes, say};
 use citius_client::{Client, Config, Endpoint, Token};
 use citius_control::{Master, MasterConfig, RootSpec};
 use citius_engine::{Worker, WorkerConfig};
@@ -102,7 +102,7 @@ pub(crate) fn run_worker(reach: &Reach, args: &WorkerArgs) -> Result<(), CliErro
                 .await?;
         home.announce(&master)?;
         if !reach.quiet {
-            eprintln!("citius worker is ready: {} of {master}", describe_worker(&worker));
+            say!("citius worker is ready: {} of {master}", describe_worker(&worker));
             say_memory(&worker);
         }
         told_to_end().await?;
@@ -232,7 +232,7 @@ fn describe_worker(worker: &Worker) -> String {
 
 fn say_memory(worker: &Worker) {
     for note in &worker.memory().notes {
-        eprintln!("  note: {note}");
+        say!("  note: {note}");
     }
 }
 
@@ -246,14 +246,14 @@ fn say_ready(
     began: Instant,
 ) {
     let what = if worker.is_some() { "citius" } else { "citius master" };
-    eprintln!("{what} is ready after {} ms", began.elapsed().as_millis());
-    eprintln!("  master  {}   http://{}", master.rpc_address(), master.http_address());
+    say!("{what} is ready after {} ms", began.elapsed().as_millis());
+    say!("  master  {}   http://{}", master.rpc_address(), master.http_address());
     if let Some(worker) = worker {
-        eprintln!("  worker  {}", describe_worker(worker));
+        say!("  worker  {}", describe_worker(worker));
     }
-    eprintln!("  home    {}{}", home.dir().display(), if ephemeral { " (keeps nothing)" } else { "" });
+    say!("  home    {}{}", home.dir().display(), if ephemeral { " (keeps nothing)" } else { "" });
     for flag in flags {
-        eprintln!("  mount   {} -> {}", flag.path, crate::output::redact_uri(&flag.uri));
+        say!("  mount   {} -> {}", flag.path, crate::output::redact_uri(&flag.uri));
     }
     if let Some(worker) = worker {
         say_memory(worker);
@@ -263,10 +263,10 @@ fn say_ready(
         _ => String::new(),
     };
     let path = flags.iter().find(|flag| flag.path != "/").map_or("/", |flag| flag.path.as_str());
-    eprintln!("try:");
-    eprintln!("  citius{home_flag} ls {path}");
-    eprintln!("  citius{home_flag} cp ./file {}/file", path.trim_end_matches('/'));
-    eprintln!("  citius{home_flag} cluster");
+    say!("try:");
+    say!("  citius{home_flag} ls {path}");
+    say!("  citius{home_flag} cp ./file {}/file", path.trim_end_matches('/'));
+    say!("  citius{home_flag} cluster");
 }
 
 #[cfg(test)]

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod bad_input;
 mod cluster;
 mod crash;
+mod everyday;
 mod first_minutes;
-mod support;
+mod large;
+mod s3;
 mod semantics;
+mod support;

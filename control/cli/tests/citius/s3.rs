@@ -1,0 +1,264 @@
+//! The first minutes over a real S3 server: read, write, rename, delete, and objects that others replace underneath.
+
+use crate::support::{Process, noise, put};
+use citius_client::{File, Status};
+use citius_understore::testing::Server;
+use citius_understore::{Condition, FileId, StorePath, UnderStore};
+use std::sync::{Arc, Mutex, Weak};
+use tokio::runtime::Runtime;
+
+const NAMES: [&str; 8] = ["plain", "with space", "ünïcödé-文字", "per%cent", "ha#sh", "pl+us", "q?mark*", "-dash"];
+
+/// A server that the tests of this module share while any of them runs.
+struct Shared {
+    server: Server,
+    runtime: Runtime,
+}
+
+/// A prefix of the shared server's bucket, looked at past Citius.
+struct Prefix {
+    shared: Arc<Shared>,
+    name: &'static str,
+    store: Arc<dyn UnderStore>,
+}
+
+impl Shared {
+    fn get() -> Arc<Self> {
+        // Weak, because a static is never dropped and the server would be left to its watcher.
+        static NOW: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
+        let mut now = NOW.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        now.upgrade().unwrap_or_else(|| {
+            let runtime = Runtime::new().unwrap();
+            let server = runtime.block_on(Server::s3()).unwrap();
+            let shared = Arc::new(Self { server, runtime });
+            *now = Arc::downgrade(&shared);
+            shared
+        })
+    }
+}
+
+impl Prefix {
+    fn new(name: &'static str) -> Self {
+        let shared = Shared::get();
+        let store = citius_understore::open(&shared.server.mount(name)).unwrap();
+        Self { shared, name, store }
+    }
+
+    fn uri(&self) -> String {
+        format!("s3://{}/{}", self.shared.server.bucket(), self.name)
+    }
+
+    fn options(&self) -> Vec<String> {
+        let (key, secret) = self.shared.server.keys();
+        [
+            format!("aws_endpoint={}", self.shared.server.endpoint()),
+            format!("aws_access_key_id={key}"),
+            format!("aws_secret_access_key={secret}"),
+            "aws_region=us-east-1".to_owned(),
+            "aws_allow_http=true".to_owned(),
+        ]
+        .into_iter()
+        .flat_map(|option| ["--option".to_owned(), option])
+        .collect()
+    }
+
+    /// Starts `citius local` with this prefix at `/data`.
+    fn local(&self) -> Process {
+        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.uri())], self.options()].concat();
+        Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Mounts this prefix once more, with a sync interval of its own.
+    fn mount_at(&self, local: &Process, path: &str, sync_interval: &str) {
+        let uri = self.uri();
+        let options = self.options();
+        let mut arguments = vec!["mount", "add", path, &uri, "--sync-interval", sync_interval];
+        arguments.extend(options.iter().map(String::as_str));
+        local.run(&arguments);
+    }
+
+    fn put(&self, name: &str, bytes: Vec<u8>) {
+        let path = StorePath::parse(name).unwrap();
+        self.shared.runtime.block_on(async {
+            let mut staged = self.store.stage(&path, FileId([7; 16]), Some(bytes.len() as u64)).await.unwrap();
+            if !bytes.is_empty() {
+                staged.write(bytes.into()).await.unwrap();
+            }
+            staged.publish(&Condition::Any).await.unwrap();
+        });
+    }
+
+    /// The bytes of an object; `None` if there is none.
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        let path = StorePath::parse(name).unwrap();
+        self.shared.runtime.block_on(async {
+            let stat = match self.store.stat(&path).await {
+                Ok(stat) => stat,
+                Err(citius_understore::Error::NotFound { .. }) => return None,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let mut bytes = Vec::new();
+            let mut landing = |_: u64, part: &[u8]| bytes.extend_from_slice(part);
+            if stat.len > 0 {
+                self.store.read(&path, &stat.token, 0..stat.len, &mut landing).await.unwrap();
+            }
+            Some(bytes)
+        })
+    }
+}
+
+fn lines(text: &str) -> Vec<&str> {
+    text.lines().collect()
+}
+
+#[test]
+fn objects_of_all_sizes_and_names_are_read() {
+    let prefix = Prefix::new("read");
+    let sizes = [0, 1, 4096, (2 << 20) - 1, (64 << 20) + 1];
+    for size in sizes {
+        prefix.put(&format!("sizes/f{size}"), noise(size, size as u64));
+    }
+    for (i, name) in NAMES.iter().enumerate() {
+        prefix.put(&format!("names/{name}"), noise(100 + i, i as u64));
+    }
+    let local = prefix.local();
+    for size in sizes {
+        let path = format!("/data/sizes/f{size}");
+        let expected = noise(size, size as u64);
+        assert!(local.run(&["cat", &path]) == expected, "cold, {size} bytes");
+        assert!(local.run(&["cat", &path]) == expected, "warm, {size} bytes");
+        let stat = local.json(&["stat", &path]);
+        assert_eq!(stat["length"].as_u64(), Some(size as u64));
+        assert_eq!(stat["cached_bytes"].as_u64(), Some(size as u64), "{stat}");
+    }
+    let mut expected = NAMES;
+    expected.sort_unstable();
+    assert_eq!(lines(&local.text(&["ls", "/data/names"])), expected);
+    assert_eq!(lines(&local.text(&["ls", "/data"])), ["names/", "sizes/"]);
+    for (i, name) in NAMES.iter().enumerate() {
+        assert!(local.run(&["cat", &format!("/data/names/{name}")]) == noise(100 + i, i as u64), "{name}");
+    }
+    local.fails(3, &["cat", "/data/sizes/missing"]);
+}
+
+#[test]
+fn what_is_written_renamed_and_deleted_is_so_in_the_bucket() {
+    let prefix = Prefix::new("write");
+    let own = tempfile::tempdir().unwrap();
+    let source = |name: &str, bytes: &[u8]| {
+        put(own.path().join(name), bytes);
+        format!("file:{}", own.path().join(name).display())
+    };
+    let mut local = prefix.local();
+
+    // Two blocks: an upload of many parts.
+    let long = noise((64 << 20) + 5, 1);
+    local.run(&["cp", &source("long", &long), "/data/long"]);
+    assert!(prefix.get("long").unwrap() == long);
+
+    local.run(&["cp", &source("empty", &[]), "/data/empty"]);
+    assert_eq!(prefix.get("empty"), Some(Vec::new()));
+    assert!(local.run(&["cat", "/data/empty"]).is_empty());
+
+    let said = local.fails(1, &["cp", &source("short", &noise(5000, 2)), "/data/long"]);
+    assert!(said.contains("/data/long"), "{said}");
+    assert!(prefix.get("long").unwrap() == long, "what was refused changed nothing");
+    local.run(&["cp", "--force", &source("short", &noise(5000, 2)), "/data/long"]);
+    assert!(prefix.get("long").unwrap() == noise(5000, 2));
+    assert!(local.run(&["cat", "/data/long"]) == noise(5000, 2));
+
+    local.run(&["mkdir", "/data/names"]);
+    for (i, name) in NAMES.iter().enumerate() {
+        local.run(&["cp", &source("name", &noise(50 + i, i as u64)), &format!("/data/names/{name}")]);
+        assert!(prefix.get(&format!("names/{name}")).unwrap() == noise(50 + i, i as u64), "{name}");
+    }
+
+    local.run(&["mv", "/data/long", "/data/names/moved"]);
+    assert_eq!(prefix.get("long"), None);
+    assert!(prefix.get("names/moved").unwrap() == noise(5000, 2));
+    local.fails(3, &["cat", "/data/long"]);
+    local.run(&["mv", "/data/names", "/data/renamed"]);
+    assert!(local.run(&["cat", "/data/renamed/moved"]) == noise(5000, 2));
+    assert!(prefix.get("renamed/per%cent").is_some() && prefix.get("names/per%cent").is_none());
+
+    local.run(&["mkdir", "/data/hollow"]);
+    assert_eq!(lines(&local.text(&["ls", "/data"])), ["empty", "hollow/", "renamed/"]);
+    local.run(&["rm", "/data/empty"]);
+    assert_eq!(prefix.get("empty"), None);
+    local.fails(1, &["rm", "/data/renamed"]);
+    assert_eq!(local.terminate(), Some(0));
+
+    // Through an empty cache.
+    local.restart();
+    assert_eq!(lines(&local.text(&["ls", "/data"])), ["hollow/", "renamed/"]);
+    assert!(local.run(&["cat", "/data/renamed/moved"]) == noise(5000, 2));
+    local.run(&["rm", "-r", "/data/renamed"]);
+    assert_eq!(prefix.get("renamed/moved"), None);
+    assert_eq!(lines(&local.text(&["ls", "/data"])), ["hollow/"]);
+}
+
+/// Reads all that a file still gives, in order, and how it ended.
+fn read_on(file: &File, mut at: u64, piece: usize) -> (Vec<u8>, Option<Status>) {
+    let mut bytes = Vec::new();
+    let mut buffer = vec![0; piece];
+    loop {
+        match file.read_at(&mut buffer, at) {
+            Ok(0) => return (bytes, None),
+            Ok(count) => {
+                bytes.extend_from_slice(&buffer[..count]);
+                at += count as u64;
+            }
+            Err(error) => return (bytes, Some(error.status())),
+        }
+    }
+}
+
+#[test]
+fn an_object_replaced_by_another_of_the_same_length_is_never_mixed() {
+    const LENGTH: usize = (64 << 20) + (4 << 20);
+    const FIRST: usize = 4096;
+    let prefix = Prefix::new("replace");
+    let (old, new) = (noise(LENGTH, 1), noise(LENGTH, 2));
+    prefix.put("o", old.clone());
+    let local = prefix.local();
+    prefix.mount_at(&local, "/always", "0");
+    let client = local.client();
+    let reader = client.open("/always/o").unwrap();
+    let unread = client.open("/always/o").unwrap();
+    let mut first = vec![0; FIRST];
+    reader.read_exact_at(&mut first, 0).unwrap();
+    assert!(first == old[..FIRST]);
+
+    prefix.put("o", new.clone());
+    // The second block was not fetched, so whoever began with the old bytes cannot end with them.
+    let (rest, status) = read_on(&reader, FIRST as u64, 1 << 20);
+    assert!(rest == old[FIRST..FIRST + rest.len()], "a reader that began with the old bytes was given others");
+    assert_eq!(status, Some(Status::VersionChanged));
+    // A handle that has returned no byte may follow.
+    let (all, status) = read_on(&unread, 0, 1 << 20);
+    assert_eq!(status, None);
+    assert!(all == new, "a handle without a byte follows to the new version, whole");
+    assert!(local.run(&["cat", "/always/o"]) == new, "the next open sees the new bytes");
+}
+
+#[test]
+fn what_is_believed_longer_is_still_one_version() {
+    const LENGTH: usize = 3 << 20;
+    let prefix = Prefix::new("believe");
+    let (old, new) = (noise(LENGTH, 1), noise(LENGTH, 2));
+    prefix.put("cached", old.clone());
+    prefix.put("cold", old.clone());
+    let local = prefix.local();
+    prefix.mount_at(&local, "/never", "never");
+    prefix.mount_at(&local, "/always", "0");
+    local.run(&["load", "/never/cached"]);
+    local.run(&["stat", "/never/cold"]);
+    prefix.put("cached", new.clone());
+    prefix.put("cold", new.clone());
+    assert!(local.run(&["cat", "/always/cached"]) == new);
+    assert!(local.run(&["cat", "/never/cached"]) == old, "it is asked once, and all of it is in memory");
+    // Its old version is believed in and nowhere to be had: an error, and no byte of the new one under the old name.
+    let output = local.command(&["--timeout", "2s", "cat", "/never/cold"]).output().unwrap();
+    assert!(output.stdout.is_empty() || output.stdout == new, "a mixture");
+    assert!(output.status.success() == (output.stdout == new));
+}
