@@ -22,7 +22,7 @@ pub(crate) fn strike(run: &mut [SpanMut]) {
 
     let Some(struck) = *STRUCK_RUN else { return };
     if RUNS.fetch_add(1, Ordering::Relaxed) + 1 == struck
-        && let Some(span) = run.iter_mut().find(|span| span.len() > 0)
+        && let Some(span) = run.iter_mut().find(|span| !span.is_empty())
     {
         tracing::warn!(run = struck, "CITIUS_FAULT flips a bit");
         let at = span.len() / 2;

@@ -69,10 +69,11 @@ impl Home {
             )));
         }
         check_version(&dir)?;
+        // The endpoint of one that was killed goes before our id shows, so that who sees both sees ours.
+        remove_if_there(&dir.join("endpoint")).map_err(|error| trouble("clear", &dir, &error))?;
         lock.set_len(0)
             .and_then(|()| writeln!(lock, "{}", std::process::id()))
             .map_err(|error| trouble("write", &lock_path, &error))?;
-        remove_if_there(&dir.join("endpoint")).map_err(|error| trouble("clear", &dir, &error))?;
         for entry in fs::read_dir(&dir).map_err(|error| trouble("list", &dir, &error))?.flatten() {
             if entry.file_name().to_string_lossy().starts_with(PASSING_PREFIX) {
                 // Left by an ephemeral run that was killed.

@@ -1,6 +1,6 @@
 //! A master and its workers as processes of their own: workers join, leave and die under readers and writers.
 
-use crate::support::{Process, noise, poll, put};
+use crate::support::{Process, below, dice, noise, poll, put};
 use citius_client::{Client, Config, CreateOptions, File, Local, Persistence, Status, WriteType};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Cluster {
 }
 
 /// Starts a worker of a master.
-fn worker(master: &Process) -> Process {
+pub(crate) fn worker(master: &Process) -> Process {
     let (endpoint, token) = (master.endpoint(), master.home.join("token").display().to_string());
     let reach = ["--master", &endpoint, "--token-file", &token];
     let flags = ["--data-listen", "127.0.0.1:0", "--memory", "256MiB", "--shards", "1"];
@@ -280,4 +280,71 @@ fn a_worker_that_is_killed_takes_only_what_was_promised_to_memory() {
     again.append(&noise(LENGTH, 79)).unwrap();
     again.close().unwrap();
     assert!(read(&clients[1], "/data/spread") == noise(LENGTH, 79));
+}
+
+/// The master dies again and again under writers that wait for it: each of them gets its acknowledgement in the end,
+/// whatever its master had logged of the write when it died, and no write happens twice or by half.
+#[test]
+fn writers_outlive_their_master() {
+    const KILLS: u64 = 8;
+    const WRITERS: u64 = 3;
+    // The worker must find the next master where the last one was.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("127.0.0.1:{port}");
+    let data = tempfile::tempdir().unwrap();
+    let mount = format!("/data={}", data.path().display());
+    let mut master =
+        Process::start(&["master", "--listen", &listen, "--http-listen", "127.0.0.1:0", "--mount", &mount]);
+    let worker = worker(&master);
+    let clients: Vec<Client> =
+        (0..WRITERS).map(|i| client(&master, if i % 2 == 0 { Local::Auto } else { Local::Never })).collect();
+    let is_over = AtomicBool::new(false);
+    let written: u64 = std::thread::scope(|scope| {
+        let writers: Vec<_> = clients
+            .iter()
+            .zip(0..)
+            .map(|(client, writer): (_, u64)| {
+                let is_over = &is_over;
+                scope.spawn(move || {
+                    let mut count = 0;
+                    while !is_over.load(Ordering::Acquire) {
+                        let write_type = [WriteType::CacheThrough, WriteType::Through, WriteType::MustCache][count % 3];
+                        let length = if count.is_multiple_of(5) { LENGTH } else { 1_000 + count };
+                        let path = format!("/data/w{writer}-{count}");
+                        write(client, &path, &noise(length, writer << 32 | count as u64), write_type);
+                        count += 1;
+                    }
+                    count as u64
+                })
+            })
+            .collect();
+        let mut state = std::process::id().into();
+        for _ in 0..KILLS {
+            std::thread::sleep(Duration::from_millis(20 + dice(&mut state) % 150));
+            master.kill();
+            master.restart();
+        }
+        is_over.store(true, Ordering::Release);
+        writers
+            .into_iter()
+            .zip(0..)
+            .map(|(writer, number): (_, u64)| {
+                let count = writer.join().unwrap();
+                for i in 0..count {
+                    let length = if i.is_multiple_of(5) { LENGTH } else { 1_000 + i as usize };
+                    let path = format!("/data/w{number}-{i}");
+                    assert!(read(&clients[0], &path) == noise(length, number << 32 | i), "{path}");
+                }
+                count
+            })
+            .sum()
+    });
+    assert!(written >= KILLS, "only {written} files were written: this tested nothing");
+    let listed = clients[0].list("/data").unwrap().map(|entry| entry.unwrap()).count();
+    assert_eq!(listed as u64, written);
+    poll("no temporary is left", || {
+        let left = below(data.path()).into_iter().find(|path| path.to_string_lossy().contains(".citius-"));
+        left.map_or(Ok(()), |path| Err(path.display().to_string()))
+    });
+    drop(worker);
 }

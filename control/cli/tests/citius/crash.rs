@@ -4,6 +4,7 @@
 //! Every path has one writer, so what may be at it is known: what was last acknowledged, or any attempt since whose
 //! answer did not come. The under-stores are looked at while no process runs, the namespace after the restart.
 
+use crate::cluster::worker;
 use crate::support::{Process, below, dice, noise, poll};
 use citius_client::{Client, Config, CreateOptions, Local, Persistence, Status, WriteType};
 use std::collections::BTreeMap;
@@ -13,6 +14,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const ROUNDS: u64 = 100;
+/// Rounds in which a worker dies alone.
+const WORKER_ROUNDS: u64 = 30;
 const WRITERS: u64 = 4;
 /// Paths of one writer in each mount: few, so that most writes are overwrites.
 const PATHS: u64 = 4;
@@ -100,16 +103,37 @@ impl Oracle {
 /// A process with a folder mounted at /data beside its root.
 struct Scene {
     process: Process,
+    /// The one to be killed, if not all is in one process.
+    worker: Option<Process>,
     data: tempfile::TempDir,
     noise: Arc<Vec<u8>>,
     oracle: Arc<Oracle>,
 }
 
 impl Scene {
+    /// Master and worker in one process.
     fn new() -> Self {
+        Self::over(|mount| Process::local(&["--mount", mount]))
+    }
+
+    /// A worker beside its master.
+    fn of_two() -> Self {
+        let master = |mount: &str| Process::start(&["master", "--listen", "127.0.0.1:0", "--mount", mount]);
+        let mut scene = Self::over(master);
+        scene.worker = Some(worker(&scene.process));
+        scene
+    }
+
+    fn over(start: impl FnOnce(&str) -> Process) -> Self {
         let data = tempfile::tempdir().unwrap();
-        let process = Process::local(&["--mount", &format!("/data={}", data.path().display())]);
-        Self { process, data, noise: Arc::new(noise(LENGTH_MAX + SHIFT_MAX as usize, 1)), oracle: Arc::default() }
+        let process = start(&format!("/data={}", data.path().display()));
+        let noise = Arc::new(noise(LENGTH_MAX + SHIFT_MAX as usize, 1));
+        Self { process, worker: None, data, noise, oracle: Arc::default() }
+    }
+
+    /// The process that dies.
+    fn victim(&mut self) -> &mut Process {
+        self.worker.as_mut().unwrap_or(&mut self.process)
     }
 
     fn root(&self) -> PathBuf {
@@ -266,7 +290,16 @@ fn write_on(client: &Client, writer: u64, round: u64, seed: u64, noise: &[u8], o
 
 #[test]
 fn nothing_acknowledged_is_lost_and_nothing_half_is_seen() {
-    let mut scene = Scene::new();
+    kill_again_and_again(Scene::new(), ROUNDS);
+}
+
+/// The master lives on, and settles what the worker of a life before had begun to publish.
+#[test]
+fn nothing_acknowledged_is_lost_with_a_worker() {
+    kill_again_and_again(Scene::of_two(), WORKER_ROUNDS);
+}
+
+fn kill_again_and_again(mut scene: Scene, rounds: u64) {
     let seed = std::env::var("CITIUS_TEST_SEED").map_or_else(
         |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1,
         |text| text.parse().unwrap(),
@@ -274,7 +307,7 @@ fn nothing_acknowledged_is_lost_and_nothing_half_is_seen() {
     println!("CITIUS_TEST_SEED={seed}");
     let mut state = seed;
     let mut ended = Vec::new();
-    for round in 0..ROUNDS {
+    for round in 0..rounds {
         for writer in 0..WRITERS {
             // Half of them write by mapped memory where it pays, half by TCP.
             let local = if writer % 2 == 0 { Local::Auto } else { Local::Never };
@@ -285,14 +318,14 @@ fn nothing_acknowledged_is_lost_and_nothing_half_is_seen() {
             ended.push(std::thread::spawn(move || write_on(&client, writer, round, seed, &noise, &oracle)));
         }
         std::thread::sleep(Duration::from_micros(1_000 + dice(&mut state) % 100_000));
-        scene.process.kill();
+        scene.victim().kill();
         // Answers that were on their way are heard now, or never: then either is right. The writers themselves end
         // later, since each tries for a while to tell the dead master that it gives up.
         std::thread::sleep(Duration::from_millis(10));
         scene.oracle.turn();
         println!("round {round}: {} closes acknowledged", scene.oracle.acknowledged.load(Ordering::Relaxed));
         scene.check_stores();
-        scene.process.restart();
+        scene.victim().restart();
         scene.check_namespace(&scene.process.client());
         scene.await_clean();
     }
@@ -300,7 +333,7 @@ fn nothing_acknowledged_is_lost_and_nothing_half_is_seen() {
         writer.join().unwrap();
     }
     let acknowledged = scene.oracle.acknowledged.load(Ordering::Relaxed);
-    assert!(acknowledged > ROUNDS, "only {acknowledged} closes were acknowledged: this tested nothing");
+    assert!(acknowledged > rounds, "only {acknowledged} closes were acknowledged: this tested nothing");
 }
 
 #[test]
