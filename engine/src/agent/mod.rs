@@ -320,7 +320,16 @@ impl Node {
             })?;
             return Ok(Bytes::from_owner(lent));
         }
-        self.read_from_peer(&member.data_address, owner.shard, right, index, length).await
+        let read = self.read_from_peer(&member.data_address, owner.shard, right, index, length).await;
+        read.map_err(|failure| {
+            let is_here = |other: &Member| other.worker == member.worker && other.incarnation == member.incarnation;
+            if !failure.status.is_retryable() || self.view().ring.members.iter().any(is_here) {
+                return failure;
+            }
+            // Asking again cannot help: the only copy went with its worker.
+            let words = format!("block {index} of {} is gone with its worker: write the file again", right.path);
+            Failure::new(Status::Aborted, words)
+        })
     }
 
     /// Tells the shard that holds a block that its under-store has it. If it cannot be told, the block stays pinned

@@ -138,8 +138,16 @@ impl Publisher {
 
 /// The life of one file's task: until it is published, fails, or is given up.
 async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step>) {
-    let mut publication =
-        Publication { node, right, staged: None, next_index: 0, length: 0, logged_upload: false, doubtful: None };
+    let mut publication = Publication {
+        node,
+        right,
+        staged: None,
+        next_index: 0,
+        length: 0,
+        is_torn: false,
+        logged_upload: false,
+        doubtful: None,
+    };
     loop {
         let step = match timeout(IDLE_MAX, steps.recv()).await {
             Ok(Some(step)) => step,
@@ -158,6 +166,10 @@ async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step
                 }
                 Err(failure) => {
                     drop(done.send(Err(failure.clone())));
+                    if failure.status.is_retryable() && !publication.is_torn {
+                        // The block could not be had just now; its writer asks again.
+                        continue;
+                    }
                     failure
                 }
             },
@@ -171,7 +183,7 @@ async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step
                 }
             }
         };
-        // A write that failed once stays failed: what follows is told the first reason.
+        // A write of which a part may be missing stays failed: what follows is told the first reason.
         publication.abandon().await;
         steps.close();
         while let Some(step) = steps.recv().await {
@@ -187,6 +199,8 @@ struct Publication<'a> {
     staged: Option<Box<dyn Staged>>,
     next_index: u32,
     length: u64,
+    /// Whether a block may be staged in part.
+    is_torn: bool,
     /// Whether the log knows the upload that would otherwise be orphaned by a crash.
     logged_upload: bool,
     /// A publication that failed, of which the log may have the intent and not know that it failed.
@@ -216,9 +230,11 @@ impl Publication<'_> {
             ));
         }
         let bytes = self.node.block_of_writer(&self.right, index, length).await?;
-        let staged = self.begin().await?;
-        staged.write(bytes).await.map_err(|error| failure::of_store(&error))?;
+        self.begin().await?;
+        self.is_torn = true;
+        self.begin().await?.write(bytes).await.map_err(|error| failure::of_store(&error))?;
         self.log_upload().await?;
+        self.is_torn = false;
         self.node.staged(&self.right, index).await;
         self.next_index += 1;
         self.length += u64::from(length);
