@@ -348,3 +348,34 @@ fn writers_outlive_their_master() {
     });
     drop(worker);
 }
+
+/// A worker stands still until its master has given it up, then goes on as if nothing had happened: what it holds is
+/// there again, but a write that was given up meanwhile is not published behind the master's back.
+#[test]
+fn a_worker_that_was_given_up_comes_back_with_what_it_holds() {
+    let cluster = Cluster::of(1);
+    let client = cluster.client(Local::Never);
+    write(&client, "/data/kept", &noise(LENGTH, 1), WriteType::MustCache);
+    let mut cut = client.create("/data/cut", options(WriteType::CacheThrough)).unwrap();
+    cut.append(&noise(LENGTH, 2)).unwrap();
+    let id = rustix::process::Pid::from_raw(i32::try_from(cluster.workers[0].id()).unwrap()).unwrap();
+    rustix::process::kill_process(id, rustix::process::Signal::STOP).unwrap();
+    cluster.await_live(0);
+    assert_eq!(client.stat("/data/kept").unwrap().persistence, Persistence::Lost);
+    rustix::process::kill_process(id, rustix::process::Signal::CONT).unwrap();
+    cluster.await_live(1);
+
+    assert_eq!(client.stat("/data/kept").unwrap().persistence, Persistence::MemoryOnly);
+    for local in [Local::Auto, Local::Never] {
+        assert!(read(&cluster.client(local), "/data/kept") == noise(LENGTH, 1), "{local:?}");
+    }
+    let closed = cut.close();
+    assert_eq!(closed.as_ref().map_err(|it| it.status()), Err(Status::Aborted), "{closed:?}");
+    assert_eq!(client.stat("/data/cut").unwrap_err().status(), Status::NotFound);
+    poll("what the write staged is removed", || {
+        let left = below(cluster.data.path());
+        if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
+    });
+    write(&client, "/data/cut", &noise(LENGTH, 3), WriteType::CacheThrough);
+    assert!(read(&client, "/data/cut") == noise(LENGTH, 3));
+}
