@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::peer::Checkout;
 use crate::retry::Retry;
 use crate::routes::Routes;
-use crate::sink::{checkout, no_worker};
+use crate::sink::{check_member, checkout, no_worker};
 use citius_wire::{Created, FileKey, Handle, Publish, Stage};
 use std::collections::VecDeque;
 
@@ -83,6 +83,7 @@ impl Publisher {
                 Err((fault, was_idle)) => {
                     self.connection = None;
                     self.staging.iter_mut().for_each(|staging| staging.id = None);
+                    check_member(client, routes, owner, &fault)?;
                     retry.after(fault, &routes.peer(owner, &client.peers), was_idle)?;
                 }
             }

@@ -1,7 +1,7 @@
 //! One block of a file being written: through memory mapped from a worker on this host, or in frames.
 
 use crate::client::Shared;
-use crate::config::WRITE_WINDOW;
+use crate::config::{ABORT_TIMEOUT, WRITE_WINDOW};
 use crate::connection::Fault;
 use crate::deadline::Deadline;
 use crate::error::Error;
@@ -10,7 +10,7 @@ use crate::peer::{Checkout, Lease};
 use crate::retry::Retry;
 use crate::routes::Routes;
 use crate::stats::add;
-use citius_wire::{Access, Created, Failure, Handle, MapWrite, Owner, Seal, Status, Write};
+use citius_wire::{Access, Created, Epoch, Failure, Handle, MapWrite, Owner, Seal, Status, Write};
 
 /// An open block. It is filled from its start on, then sealed; dropping it unsealed closes its connection.
 pub(crate) struct Sink {
@@ -47,6 +47,7 @@ impl Sink {
             let mut connection = match checkout(client, routes, owner, created, deadline) {
                 Ok((connection, handle)) => (connection, handle),
                 Err((fault, was_idle)) => {
+                    check_member(client, routes, owner, &fault)?;
                     retry.after(fault, &routes.peer(owner, &client.peers), was_idle)?;
                     continue;
                 }
@@ -160,6 +161,26 @@ pub(crate) fn checkout(
             }
         };
     }
+}
+
+/// Checks, after a fault on a connection, that the worker at its other end is still a member of the cluster in the life
+/// in which it was given blocks. A master that does not answer has not said otherwise.
+///
+/// # Errors
+/// `Aborted` if it is not: waiting for it cannot help.
+pub(crate) fn check_member(client: &Shared, routes: &Routes, owner: Owner, fault: &Fault) -> Result<(), Error> {
+    if !matches!(fault, Fault::Refused(_) | Fault::Broken(_) | Fault::TimedOut(_)) {
+        return Ok(());
+    }
+    let member = &routes.ring().members[owner.member];
+    let Ok(newest) = client.fetch_ring(Epoch(0), Deadline::after(ABORT_TIMEOUT)) else { return Ok(()) };
+    let mut members = newest.ring().members.iter();
+    if members.any(|other| other.worker == member.worker && other.incarnation == member.incarnation) {
+        return Ok(());
+    }
+    let message =
+        format!("the worker at {} left the cluster with blocks of this file: write it again", member.data_address);
+    Err(Error::new(Status::Aborted, message))
 }
 
 /// The error of a file that nobody can hold.
