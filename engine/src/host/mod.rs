@@ -35,6 +35,12 @@ const REQUEST_SHARES: usize = 1000;
 /// How long a request may wait for another one to yield.
 const REQUEST_LATENCY: Duration = Duration::from_millis(1);
 
+/// The longest that an executor sleeps. glommio 0.9 sleeps on runnable tasks if its preemption timer fires between its
+/// poll for I/O and its first task (`run_task_queues` then says that it ran nothing, and `run` parks); only an event
+/// of its own wakes it. On a loaded machine that is one sleep in some ten thousand, and without an end to it the shard
+/// would be lost.
+const SLEEP_MAX: Duration = Duration::from_millis(20);
+
 /// What most often keeps a shard from starting.
 pub(crate) const SHARD_ADVICE: &str = "Its rings need io_uring, some locked memory and descriptors: check `ulimit -l` \
     (1024 or more; LimitMEMLOCK for a service), `ulimit -n` (1024 or more) and the sysctl kernel.io_uring_disabled (0)";
@@ -60,7 +66,15 @@ where
         .name(&format!("citius-shard-{shard}"))
         .io_memory(EXECUTOR_MEMORY_BYTES)
         .ring_depth(EXECUTOR_RING_ENTRIES)
-        .spawn(move || async move { body(Host::new()).await })
+        .spawn(move || async move {
+            glommio::spawn_local(async {
+                loop {
+                    glommio::timer::sleep(SLEEP_MAX).await;
+                }
+            })
+            .detach();
+            body(Host::new()).await;
+        })
         .map(ShardThread)
         .map_err(|error| Error::Shard { shard, reason: error.to_string(), advice: SHARD_ADVICE })
 }
