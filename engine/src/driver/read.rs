@@ -74,7 +74,7 @@ impl Shard {
                     Err(failure) if failure.status == Status::NoSpace && file.token.is_some() => break,
                     Err(failure) => return Err(failure),
                 }
-                if let Some(answer) = self.from_memory(&wanted) {
+                if let Some(answer) = self.in_memory(&wanted) {
                     return Ok(answer);
                 }
             }
@@ -82,7 +82,7 @@ impl Shard {
         self.past_cache(file, &wanted).await
     }
 
-    fn from_memory(&self, wanted: &Wanted) -> Option<ColdAnswer> {
+    fn in_memory(&self, wanted: &Wanted) -> Option<ColdAnswer> {
         let mut blocks = self.blocks.borrow_mut();
         let hit = blocks.lookup(wanted.block, wanted.range.start, wanted.range.end - wanted.range.start).ok()?;
         let range = hit.range.start as usize..hit.range.end as usize;

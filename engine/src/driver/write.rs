@@ -215,6 +215,7 @@ impl Shard {
     ///
     /// # Errors
     /// `Aborted` if the file was given up meanwhile.
+    #[allow(clippy::needless_pass_by_value, reason = "bytes arrive once, and with them ends the claim on their block")]
     pub(crate) fn write_done(&self, file: &Attached, pending: Pending) -> Result<(), Failure> {
         let mut open = self.writing.open.borrow_mut();
         let Some(open) = open.get_mut(&pending.claim.block).filter(|open| open.written == pending.start) else {

@@ -269,6 +269,7 @@ impl Twin {
 }
 
 /// Runs a history on both, comparing every answer. The memory of a block is the number of its life.
+#[allow(clippy::too_many_lines, reason = "one arm for each step, index and twin side by side")]
 fn run(history: Vec<Step>) {
     let mut index = Index::new(5_000);
     let mut twin = Twin::default();

@@ -82,6 +82,16 @@ impl Peer {
         id
     }
 
+    /// Sends many requests at once.
+    pub(crate) fn send_all<R: Request>(&mut self, requests: impl IntoIterator<Item = R>) {
+        let (mut bytes, mut encoder) = (Vec::new(), Encoder::default());
+        for request in requests {
+            encoder.request(&mut bytes, self.next, &request, 0);
+            self.next += 1;
+        }
+        self.send_bytes(&bytes);
+    }
+
     /// The next answer; `None` if the connection has ended.
     pub(crate) fn receive(&mut self) -> Option<Answer> {
         loop {

@@ -39,9 +39,8 @@ fn many_readers_of_one_grain_make_one_fetch() {
     let mut peers: Vec<_> = (0..4).map(|_| cluster.tcp()).collect();
     let handles: Vec<_> = peers.iter_mut().map(|peer| peer.attach(&right)).collect();
     for (peer, handle) in peers.iter_mut().zip(&handles) {
-        for i in 0..8 {
-            peer.send(&Read { handle: *handle, offset: i * 4096, length: 4096, mode: ReadMode::Cache });
-        }
+        let read = |i: u64| Read { handle: *handle, offset: i * 4096, length: 4096, mode: ReadMode::Cache };
+        peer.send_all((0..8).map(read));
     }
     for peer in &mut peers {
         for _ in 0..8 {
