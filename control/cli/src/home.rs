@@ -43,12 +43,12 @@ pub(crate) fn default_dir() -> Result<PathBuf, CliError> {
 
 impl Home {
     /// Makes the home if there is none, checks its version, and locks it.
-    pub(crate) fn hold(dir: PathBuf, ephemeral: bool) -> Result<Self, CliError> {
+    pub(crate) fn hold(dir: &Path, ephemeral: bool) -> Result<Self, CliError> {
         let trouble = |what: &str, path: &Path, error: &std::io::Error| {
             CliError::failure(format!("cannot {what} {}: {error}. Choose another home with --home DIR", path.display()))
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(|error| trouble("make", &dir, &error))?;
-        let dir = fs::canonicalize(&dir).map_err(|error| trouble("find", &dir, &error))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| trouble("make", dir, &error))?;
+        let dir = fs::canonicalize(dir).map_err(|error| trouble("find", dir, &error))?;
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(|error| trouble("close", &dir, &error))?;
 
         let lock_path = dir.join("lock");
@@ -202,22 +202,22 @@ mod tests {
     fn a_home_is_held_by_one_and_closed_to_others() {
         let temp = tempfile::tempdir().unwrap();
         let dir = temp.path().join("h");
-        let home = Home::hold(dir.clone(), false).unwrap();
+        let home = Home::hold(&dir, false).unwrap();
         let token = home.token().unwrap();
         assert!(home.token().unwrap().matches(&token));
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&dir), mode(&dir.join("token"))), (0o700, 0o600));
-        let second = Home::hold(dir.clone(), false).err().unwrap();
+        let second = Home::hold(&dir, false).err().unwrap();
         assert!(second.message().contains(&format!("process {}", std::process::id())), "{}", second.message());
         drop(home);
-        assert!(Home::hold(dir, false).unwrap().token().unwrap().matches(&token));
+        assert!(Home::hold(&dir, false).unwrap().token().unwrap().matches(&token));
     }
 
     #[test]
     fn a_home_of_another_version_is_refused_untouched() {
         let temp = tempfile::tempdir().unwrap();
         fs::write(temp.path().join("version"), "citius home 99\n").unwrap();
-        let error = Home::hold(temp.path().to_owned(), false).err().unwrap();
+        let error = Home::hold(temp.path(), false).err().unwrap();
         assert!(error.message().contains("citius home 99"), "{}", error.message());
         assert_eq!(fs::read_to_string(temp.path().join("version")).unwrap(), "citius home 99\n");
     }
@@ -227,7 +227,7 @@ mod tests {
         let temp = tempfile::tempdir().unwrap();
         let dead = temp.path().join("passing-1");
         fs::create_dir(&dead).unwrap();
-        let home = Home::hold(temp.path().to_owned(), true).unwrap();
+        let home = Home::hold(temp.path(), true).unwrap();
         assert!(!dead.exists());
         let state = home.state().to_owned();
         assert!(state.exists() && state != home.dir());

@@ -89,15 +89,14 @@ pub(crate) fn json_line(out: &mut impl Write, value: &serde_json::Value) -> io::
 
 /// Text from outside as it may be shown on a terminal: control characters cannot move its cursor.
 pub(crate) fn shown(text: &str) -> String {
-    text.chars()
-        .flat_map(|c| {
-            c.is_control()
-                .then(|| c.escape_default().to_string())
-                .unwrap_or_else(|| c.to_string())
-                .chars()
-                .collect::<Vec<_>>()
-        })
-        .collect()
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        if c.is_control() {
+            shown.extend(c.escape_default())
+        } else {
+            shown.push(c)
+        }
+        shown
+    })
 }
 
 /// A URI without the user and password that it may hold.

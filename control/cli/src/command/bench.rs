@@ -95,7 +95,7 @@ fn measure(client: &Client, reach: &Reach, args: &BenchArgs, dir: &str) -> Resul
 }
 
 fn write(client: &Client, path: &str, bytes: u64) -> Result<Row, CliError> {
-    let chunk: Vec<u8> = (0..CHUNK_BYTES).map(|i| (i * 31 >> 3) as u8).collect();
+    let chunk: Vec<u8> = (0..CHUNK_BYTES).map(|i| ((i * 31) >> 3) as u8).collect();
     let began = Instant::now();
     let mut writer = client.create(path, CreateOptions::default())?;
     let mut rest = bytes;

@@ -27,7 +27,7 @@ const END_PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) fn run_local(reach: &Reach, args: &LocalArgs, matches: &ArgMatches) -> Result<(), CliError> {
     let began = Instant::now();
     let flags = mounts::from_flags(&args.mounts, matches)?;
-    let home = Home::hold(home_dir(reach)?, args.ephemeral)?;
+    let home = Home::hold(&home_dir(reach)?, args.ephemeral)?;
     let token = home.token()?;
     let (cores, shards) = Cores::divide(args.worker.shards);
     let runtime = runtime(&cores)?;
@@ -64,7 +64,7 @@ pub(crate) fn run_local(reach: &Reach, args: &LocalArgs, matches: &ArgMatches) -
 pub(crate) fn run_master(reach: &Reach, args: &MasterArgs, matches: &ArgMatches) -> Result<(), CliError> {
     let began = Instant::now();
     let flags = mounts::from_flags(&args.mounts, matches)?;
-    let home = Home::hold(home_dir(reach)?, false)?;
+    let home = Home::hold(&home_dir(reach)?, false)?;
     let token = home.token()?;
     let (cores, _) = Cores::divide(Some(1));
     let all = Cores { rest: cores.rest.iter().chain(&cores.shards).copied().collect(), shards: Vec::new() };
@@ -88,7 +88,7 @@ pub(crate) fn run_worker(reach: &Reach, args: &WorkerArgs) -> Result<(), CliErro
     let master = reach.master.clone().ok_or_else(|| {
         CliError::usage("a worker needs --master HOST:PORT (and --token-file with the file token of the master's home)")
     })?;
-    let home = Home::hold(home_dir(reach)?, false)?;
+    let home = Home::hold(&home_dir(reach)?, false)?;
     let token = match &reach.token_file {
         Some(file) => Endpoint::token_from_file(file)?,
         None => home.token()?,

@@ -162,7 +162,7 @@ fn http_get(address: &str, page: &str, token: Option<&str>) -> String {
 }
 
 /// Who ends a connection.
-#[derive(PartialEq)]
+#[derive(PartialEq, Clone, Copy)]
 enum End {
     Ours,
     Theirs,
@@ -204,7 +204,7 @@ fn frames_that_are_none_end_their_connection_only() {
     endless[16..24].copy_from_slice(&u64::MAX.to_le_bytes());
     let mut flipped = batch.clone();
     *flipped.last_mut().unwrap() ^= 1;
-    let good = hello(token.clone());
+    let good = hello(token);
     let cluster = local.json(&["cluster"]);
     for address in [local.endpoint(), cluster["workers"][0]["data"].as_str().unwrap().to_owned()] {
         let welcome = told(&address, &good);
