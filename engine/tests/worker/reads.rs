@@ -40,7 +40,8 @@ fn many_readers_of_one_grain_make_one_fetch() {
     let handles: Vec<_> = peers.iter_mut().map(|peer| peer.attach(&right)).collect();
     for (peer, handle) in peers.iter_mut().zip(&handles) {
         let read = |i: u64| Read { handle: *handle, offset: i * 4096, length: 4096, mode: ReadMode::Cache };
-        peer.send_all((0..8).map(read));
+        // From the last to the first, which is no run to be read ahead of.
+        peer.send_all((0..8).rev().map(read));
     }
     for peer in &mut peers {
         for _ in 0..8 {
