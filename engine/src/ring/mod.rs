@@ -1,12 +1,12 @@
 //! The shard's own io_uring: disks, page allocation and large sends, beside the executor's ring.
 //!
 //! One [`Ring`] belongs to one shard and never leaves its thread. Operations are queued without a system call and
-//! submitted together by [`RingHandle::flush`]; the completions signal an eventfd that the executor waits for, and
-//! [`RingHandle::reap`] turns them into wakes. There is no executor in here: any single-threaded one can drive it.
+//! submitted together by [`RingHandle::flush`] or [`RingHandle::sleep`]; the shard sleeps in its ring, and
+//! [`RingHandle::reap`] turns completions into wakes. There is no executor in here: any single-threaded one can drive it.
 //!
 //! ```text
 //!   read_at, send, ...        flush               (kernel)            reap
-//! future -----------> SQ entry ----> io_uring_enter ----> CQ entry, eventfd ----> wake the future
+//! future -----------> SQ entry ----> io_uring_enter ----> CQ entry ----> wake the future
 //!            |                                                         |
 //!            +-- slot: guard = what keeps the descriptor and memory ---+--> guard dropped
 //! ```
@@ -15,10 +15,9 @@
 //! dropped leaves an orphan in the table; a ring that is dropped cancels, waits a bounded time, and leaks what the
 //! kernel would not give back. Nothing is ever freed early.
 //!
-//! Completions ride on `COOP_TASKRUN`: the kernel runs them when the thread next enters it, without an interrupt, and
-//! wakes the thread if it sleeps in any ring, so an executor that sleeps on the eventfd is woken. `TASKRUN_FLAG` lets
-//! `reap` see from user space whether there is work that only an enter would bring. `DEFER_TASKRUN` is not used: it
-//! would add an enter to every reap of a ring that the executor does not itself sleep in.
+//! Completions ride on `COOP_TASKRUN`: the kernel runs them when the thread next enters it, without an interrupt.
+//! `TASKRUN_FLAG` lets `reap` see from user space whether there is work that only an enter would bring.
+//! `DEFER_TASKRUN` is not used: it would add an enter to every reap between two sleeps.
 
 #![allow(unsafe_code)]
 
@@ -39,13 +38,12 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 use message::Message;
 use op::{OnDrop, result_of};
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::FallocateFlags;
 use slots::{Done, Finished, Guard, Slots};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +76,6 @@ struct Core {
     arrived: RefCell<VecDeque<(u64, i32)>>,
     #[allow(clippy::vec_box, reason = "a message keeps its address from one send to the next slot")]
     messages: RefCell<Vec<Box<Message>>>,
-    eventfd: OwnedFd,
     /// No operation is taken any more.
     closed: Cell<bool>,
     /// Nothing is in the table any more; what still completes was leaked.
@@ -100,15 +97,11 @@ impl Ring {
                 "this kernel's io_uring may drop completions; Linux 5.11 or newer is needed",
             ));
         }
-        // Blocking, because the executor reads it through a ring of its own, where O_NONBLOCK would mean EAGAIN.
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC)?;
-        uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         let core = Core {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
             arrived: RefCell::default(),
             messages: RefCell::default(),
-            eventfd,
             closed: Cell::new(false),
             abandoned: Cell::new(false),
             enters: Cell::new(0),
@@ -132,18 +125,8 @@ impl Ring {
             if self.in_flight() == 0 || left.is_zero() {
                 return self.in_flight() == 0;
             }
-            self.wait(left.min(Duration::from_millis(50)));
+            self.sleep(Some(left.min(Duration::from_millis(50))));
         }
-    }
-
-    /// Submits what is queued and blocks until something completes or `timeout` is over.
-    fn wait(&self, timeout: Duration) {
-        let uring = self.core.uring.borrow();
-        let timespec = types::Timespec::from(timeout);
-        let args = types::SubmitArgs::new().timespec(&timespec);
-        // A timeout, a signal and a full backlog are all answered by the caller's next turn.
-        let _ = uring.submitter().submit_with_args(1, &args);
-        self.core.enters.set(self.core.enters.get() + 1);
     }
 }
 
@@ -185,9 +168,12 @@ impl Drop for Ring {
 
 /// Driving the ring.
 impl RingHandle {
-    /// Signalled whenever a completion arrives: read 8 bytes from it, then [`reap`](Self::reap).
-    pub fn eventfd(&self) -> BorrowedFd<'_> {
-        self.core.eventfd.as_fd()
+    /// Submits what is queued and blocks until something has completed, or `timeout` is over; then [`reap`](Self::reap).
+    pub fn sleep(&self, timeout: Option<Duration>) {
+        // What has arrived and was not reaped must not be slept over.
+        if self.core.arrived.borrow().is_empty() {
+            self.core.sleep(timeout);
+        }
     }
 
     /// Operations queued or in the kernel, orphans included.
@@ -444,6 +430,16 @@ impl Core {
             return Ok(submitted);
         }
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "the kernel does not take this shard's operations"))
+    }
+
+    fn sleep(&self, timeout: Option<Duration>) {
+        let uring = self.uring.borrow();
+        self.enters.set(self.enters.get() + 1);
+        // A timeout, a signal and a full backlog are all answered by the caller's next turn.
+        let _ = match timeout.map(types::Timespec::from) {
+            Some(timespec) => uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec)),
+            None => uring.submit_and_wait(1),
+        };
     }
 
     /// Moves completions from the kernel's queue to ours, entering the kernel when it says that more wait for that.
