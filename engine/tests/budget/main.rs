@@ -1,0 +1,159 @@
+//! What warm reads over TCP cost a shard: system calls, by strace(1), and allocations, by an allocator that counts those
+//! of the shard's thread. The whole binary is one test, so that there is one shard and nothing beside it.
+
+#![allow(clippy::unwrap_used, unsafe_code, dead_code)]
+
+#[path = "../worker/cluster.rs"]
+mod cluster;
+#[path = "../worker/peer.rs"]
+mod peer;
+
+use citius_wire::{Handle, Read, ReadMode};
+use cluster::{Cluster, noise};
+use peer::Peer;
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicI32, AtomicU64, Ordering};
+
+/// Batches that are counted.
+const BATCHES: u64 = 100;
+/// Receive, send, and what the executor needs to wait for the next batch: it enters its rings four times.
+const CALLS_PER_BATCH_MAX: u64 = 6;
+/// What the executor allocates to wait once; a request allocates nothing.
+const ALLOCATIONS_PER_BATCH_MAX: u64 = 7;
+/// The thread whose allocations are counted.
+static COUNTED_THREAD: AtomicI32 = AtomicI32::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+thread_local! {
+    static OWN: Cell<i32> = const { Cell::new(0) };
+}
+
+struct Counting;
+
+// SAFETY: every call goes to the system's allocator unchanged; what is done beside it allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        if OWN.get() == 0 {
+            OWN.set(rustix::thread::gettid().as_raw_nonzero().get());
+        }
+        if OWN.get() == COUNTED_THREAD.load(Ordering::Relaxed) {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
+        // SAFETY: the caller's promises are the system allocator's.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promises are the system allocator's.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+#[global_allocator]
+static COUNTING: Counting = Counting;
+
+/// The thread of the only shard of this process.
+fn shard_thread() -> i32 {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap().map(|entry| entry.unwrap().path());
+    let named = |path: &std::path::PathBuf| {
+        std::fs::read_to_string(path.join("comm")).is_ok_and(|name| name.starts_with("citius-shard-0"))
+    };
+    // The executor's helper threads inherit the name; the shard's own thread is the oldest.
+    let ids = threads.filter(named).map(|path| path.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    ids.min().expect("the shard has a thread")
+}
+
+/// A tracer of one thread.
+struct Strace {
+    child: Child,
+    trace: tempfile::NamedTempFile,
+}
+
+impl Strace {
+    fn attach(thread: i32) -> Self {
+        // A hardened kernel lets a process be traced by its descendants only if it says so.
+        rustix::process::set_ptracer(rustix::process::PTracer::Any).ok();
+        let trace = tempfile::NamedTempFile::new().unwrap();
+        let mut child = Command::new("strace")
+            .args(["-p", &thread.to_string(), "-o"])
+            .arg(trace.path())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("strace is needed to count system calls: install the package strace");
+        let mut said = String::new();
+        BufReader::new(child.stderr.as_mut().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("attached"), "strace may not trace this process: {said}");
+        Self { child, trace }
+    }
+
+    /// Lets go of the thread, and gives how often each call was made and, after a `!`, how often it would have blocked.
+    fn finish(mut self) -> BTreeMap<String, u64> {
+        let id = rustix::process::Pid::from_child(&self.child);
+        // A signal that comes while strace is between two waits is lost on it.
+        cluster::wait_until("strace lets go", || {
+            rustix::process::kill_process(id, rustix::process::Signal::INT).unwrap();
+            self.child.try_wait().unwrap().is_some()
+        });
+        let mut calls = BTreeMap::new();
+        for line in std::fs::read_to_string(self.trace.path()).unwrap().lines() {
+            let Some((name, rest)) = line.split_once('(') else { continue };
+            let name = name.trim_start_matches("<... ").to_owned();
+            if rest.contains("EAGAIN") {
+                *calls.entry(format!("{name}!")).or_default() += 1;
+            } else {
+                *calls.entry(name).or_default() += 1;
+            }
+        }
+        calls
+    }
+}
+
+/// Reads `depth` times 4 KiB at once, again and again, with one send a batch.
+fn read_batches(peer: &mut Peer, handle: Handle, depth: u64, batches: u64) {
+    for batch in 0..batches {
+        let reads = (0..depth).map(|i| {
+            let offset = (batch * depth + i) * 7 % 256 * 4096;
+            Read { handle, offset, length: 4096, mode: ReadMode::Cache }
+        });
+        peer.send_all(reads);
+        for _ in 0..depth {
+            let answer = peer.receive().unwrap();
+            assert_eq!((answer.read::<Read>().unwrap().crcs.len(), answer.payload.len()), (1, 4096));
+        }
+    }
+}
+
+#[test]
+fn warm_reads_over_tcp_keep_to_their_budget() {
+    let cluster = Cluster::start();
+    let right = cluster.put("f", &noise(1 << 20, 1));
+    let mut peer = cluster.tcp();
+    let handle = peer.attach(&right);
+    peer.read(handle, 0, 1 << 20).unwrap();
+    let shard = shard_thread();
+    for depth in [1, 32] {
+        read_batches(&mut peer, handle, depth, 20);
+        COUNTED_THREAD.store(shard, Ordering::Relaxed);
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        read_batches(&mut peer, handle, depth, BATCHES);
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
+        COUNTED_THREAD.store(0, Ordering::Relaxed);
+
+        let strace = Strace::attach(shard);
+        read_batches(&mut peer, handle, depth, BATCHES);
+        let calls = strace.finish();
+        let count = |name: &str| calls.get(name).copied().unwrap_or(0);
+        let all: u64 = calls.values().sum();
+        // A batch that is cut in two by a full socket or a late packet costs a little more; it is rare.
+        let rare = BATCHES / 10;
+        let what = format!("at depth {depth}: {calls:?}, {allocations} allocations");
+        assert!((BATCHES..=BATCHES + rare).contains(&count("recvfrom")), "one receive a batch, {what}");
+        assert!((BATCHES..=BATCHES + rare).contains(&count("sendmsg")), "one send a batch, {what}");
+        assert!(all <= BATCHES * CALLS_PER_BATCH_MAX + rare, "no other calls than the wait's, {what}");
+        assert!(allocations <= BATCHES * ALLOCATIONS_PER_BATCH_MAX + rare, "none a request, {what}");
+    }
+}
