@@ -183,6 +183,8 @@ pub(crate) fn samples() -> Vec<Sample> {
     s.answer::<Seal>("seal", Ok(Done {}), &[]);
     s.ask("stage", &Stage { handle, index: 1, length: 5 }, &[]);
     s.answer::<Stage>("stage", Ok(Done {}), &[]);
+    s.ask("staged", &Staged { handle, index: 1 }, &[]);
+    s.answer::<Staged>("staged", Ok(Done {}), &[]);
     s.ask("publish", &Publish { handle, length: 5 }, &[]);
     s.answer::<Publish>("publish", Ok(Published { file }), &[]);
     s.ask("load", &Load { handle, index: 1 }, &[]);
