@@ -85,7 +85,8 @@ impl WorkingSet {
 
 /// The word that every working set has at 8 times `index`, so that whoever reads it can tell that it is the right one.
 pub(crate) const fn word_at(index: u64) -> u64 {
-    mix(index)
+    // Not of the index itself: the mix of 0 is 0, and memory that nobody wrote would pass for the first word.
+    mix(index + 1)
 }
 
 impl Deref for WorkingSet {
