@@ -27,7 +27,7 @@
 //!   once that snapshot is durable.
 //!
 //! This module is the sole user of openraft and raft-log. One member is supported; more need only
-//! another network than [`alone`] and a lease that counts a quorum's answers ([`Raft::read_lease`]).
+//! another network than `alone` and a lease that counts a quorum's answers ([`Raft::read_lease`]).
 //!
 //! The directory:
 //! ```text
