@@ -104,7 +104,7 @@ fn report_text(text: &str) {
     println!("{text}");
 }
 
-/// Drives one future on this thread, sleeping in the ring's eventfd as a shard does.
+/// Drives one future on this thread, sleeping in the ring as a shard does.
 fn block_on<F: Future>(ring: &RingHandle, future: F) -> F::Output {
     let mut cx = Context::from_waker(Waker::noop());
     let mut future = pin!(future);
@@ -114,8 +114,7 @@ fn block_on<F: Future>(ring: &RingHandle, future: F) -> F::Output {
         }
         ring.flush().expect("a flush");
         if ring.reap() == 0 {
-            let mut count = [0u8; 8];
-            rustix::io::read(ring.eventfd(), &mut count).expect("the eventfd");
+            ring.sleep(None);
             ring.reap();
         }
     }

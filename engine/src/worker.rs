@@ -25,8 +25,11 @@ use tokio::task::JoinHandle;
 
 /// Fetches from network under-stores at once, for each shard.
 const FETCHES_PER_SHARD: usize = 64;
-/// Of the process's descriptors, one in this many may be a client's socket (each takes two).
+/// Of the process's descriptors, one in this many may be a client's socket.
 const CONNECTIONS_PART: u64 = 8;
+/// Connections of a worker, at the least and at the most. All may be of one shard, where each has an operation in the
+/// ring for receiving and one for sending.
+const CONNECTIONS_RANGE: std::ops::RangeInclusive<u64> = 16..=16_384;
 
 /// How a worker is to be.
 #[derive(Clone)]
@@ -136,7 +139,8 @@ impl Worker {
             worker: node.worker,
             epoch: Arc::clone(&node.epoch),
             shards: shards.clone(),
-            connections_max: (Limits::of_process().descriptors / CONNECTIONS_PART).clamp(16, 1 << 20) as usize,
+            connections_max: (Limits::of_process().descriptors / CONNECTIONS_PART)
+                .clamp(*CONNECTIONS_RANGE.start(), *CONNECTIONS_RANGE.end()) as usize,
             open: Arc::new(AtomicUsize::new(0)),
         });
         let mut tasks = vec![tokio::spawn(Arc::clone(&acceptor).serve_tcp(listener))];

@@ -176,7 +176,7 @@ impl Shard {
         let (mut rest, mut done, mut at) = (into, Vec::new(), 0);
         while at < length {
             let read = self.ring.read_at(Fd::from(&open.descriptor), rest, offset + at as u64);
-            let (count, span) = self.driven(read).await;
+            let (count, span) = read.await;
             let count = count.map_err(|error| {
                 Failure::new(Status::UnderStore, format!("{}: reading failed: {error}", file.right.path))
             })?;
@@ -194,7 +194,7 @@ impl Shard {
             done.push(read);
             rest = unread;
             at += count;
-            self.host.yield_if_needed().await;
+            self.host.yield_now().await;
         }
         // Whoever wrote in place while we read has changed its times: what we have may be a mixture.
         open.check().inspect_err(|_| self.files.forget(file.right.file))?;

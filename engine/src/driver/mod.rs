@@ -28,7 +28,7 @@ pub(crate) use write::keeps_blocks;
 
 use crate::agent::{Node, View};
 use crate::error::{Error, Result};
-use crate::host::{Bell, Host, guarded_now, spawn_shard};
+use crate::host::{Host, guarded_now, new_bell, silence_bell, spawn_shard};
 use crate::inbox::Inbox;
 use crate::net::connection;
 use crate::ring::{Ring, RingHandle};
@@ -39,8 +39,10 @@ use citius_understore::{Bridge, UnderStore};
 use citius_wire::units::BLOCK_BYTES_DEFAULT;
 use citius_wire::{Counters, Failure, FileKey, Freed, MountId, Origin, ResidentBlock, ResidentReply, Status};
 use files::OpenFiles;
+use futures::FutureExt;
 use lend::Ledger;
 use std::cell::{Cell, OnceCell, RefCell};
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
@@ -48,6 +50,8 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use write::Writing;
 
+/// Turns of busy tasks between two looks at what has arrived for idle ones.
+const TURNS_PER_REAP: u32 = 4;
 /// Submissions that a shard's own ring holds.
 const RING_ENTRIES: u32 = 512;
 /// Of the blocks that a shard may keep open, one in this many may be an open file of a local under-store as well.
@@ -118,12 +122,12 @@ pub(crate) struct Shard {
 
 /// Starts a shard; what it was granted comes through `started`.
 pub(crate) fn start(parts: ShardParts, started: SyncSender<Result<Started>>) -> Result<crate::host::ShardThread> {
-    spawn_shard(parts.number, parts.core, move |host| async move {
-        match Shard::new(host, &parts) {
+    spawn_shard(parts.number, parts.core, move || async move {
+        match Shard::new(&parts) {
             Ok((shard, ring, bell, grant)) => {
                 // The starter waits for this; if it is gone, so is the need for a shard.
                 if started.send(Ok(Started { inbox: Arc::clone(&shard.inbox), grant })).is_ok() {
-                    shard.run(&ring, &bell).await;
+                    shard.run(&ring, bell).await;
                 }
             }
             Err(error) => drop(started.send(Err(error))),
@@ -132,7 +136,7 @@ pub(crate) fn start(parts: ShardParts, started: SyncSender<Result<Started>>) -> 
 }
 
 impl Shard {
-    fn new(host: Host, parts: &ShardParts) -> Result<(Rc<Self>, Ring, Bell, Grant)> {
+    fn new(parts: &ShardParts) -> Result<(Rc<Self>, Ring, OwnedFd, Grant)> {
         let failed = |reason: String| Error::Shard {
             shard: parts.number,
             reason,
@@ -142,8 +146,9 @@ impl Shard {
         let (pool, grant) =
             PagePool::start(ring.handle(), BackingChoice::Best, parts.memory_bytes, u32::from(parts.shards))
                 .map_err(|error| Error::Memory(error.to_string()))?;
-        let bell = Bell::new(ring.eventfd()).map_err(|error| failed(error.to_string()))?;
-        let ringer = ring.eventfd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+        let bell = new_bell().map_err(|error| failed(error.to_string()))?;
+        let another = || bell.try_clone().map_err(|error| failed(error.to_string()));
+        let (ringer, host) = (another()?, Host::new(another()?));
         let blocks_max = Limits::of_process().blocks_max(u32::from(parts.shards));
         let bytes_max = u64::from(grant.pages) * citius_wire::units::PAGE_BYTES as u64;
         let shard = Self {
@@ -169,15 +174,37 @@ impl Shard {
         Ok((Rc::new(shard), ring, bell, grant))
     }
 
-    /// Hears the bell until told to end.
-    async fn run(self: &Rc<Self>, ring: &Ring, bell: &Bell) {
+    /// Sleeps in the ring whenever no task can run, until told to end.
+    ///
+    /// Nothing is slept over: between a reap, which may make a task runnable or complete the poll of the bell, and the
+    /// next sleep stand a look at the bell and a turn of all tasks that ran nothing.
+    async fn run(self: &Rc<Self>, ring: &Ring, bell: OwnedFd) {
+        let bell = Rc::new(bell);
+        let mut heard = ring.poll_add(Rc::clone(&bell), libc::POLLIN as u32);
+        let mut turns = 0_u32;
         while !self.is_ending.get() {
-            self.kick_ring();
-            bell.heard().await;
+            if !self.host.turn().await {
+                ring.sleep(None);
+            } else {
+                // Tasks that go on and on must not keep what arrives waiting.
+                turns = turns.wrapping_add(1);
+                if !turns.is_multiple_of(TURNS_PER_REAP) {
+                    continue;
+                }
+                self.kick_ring();
+            }
             // A panic here would end the shard and with it everything that it holds; it ends one message instead.
             guarded_now(|| ring.reap());
-            for message in self.inbox.take() {
-                guarded_now(|| self.take(message));
+            if let Some(polled) = (&mut heard).now_or_never() {
+                if let Err(error) = polled {
+                    tracing::error!(%error, "a shard cannot hear its bell");
+                }
+                silence_bell(&*bell);
+                heard = ring.poll_add(Rc::clone(&bell), libc::POLLIN as u32);
+                self.host.take_wakes();
+                for message in self.inbox.take() {
+                    guarded_now(|| self.take(message));
+                }
             }
             guarded_now(|| self.collect());
         }
@@ -220,8 +247,8 @@ impl Shard {
         self.host.now_ms()
     }
 
-    /// Submits what is queued on the ring. To await an operation, see [`Shard::driven`].
-    pub(crate) fn kick_ring(&self) {
+    /// Submits what is queued on the ring, without the sleep that would.
+    fn kick_ring(&self) {
         if let Err(error) = self.ring.flush() {
             tracing::error!(%error, "the ring refuses what is queued");
         }

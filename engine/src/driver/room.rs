@@ -45,23 +45,12 @@ impl Shard {
     /// As [`Shard::memory`].
     pub(super) async fn with_room<T>(&self, attempt: impl AsyncFn() -> Result<T, MemError>) -> Result<T, Failure> {
         for _ in 0..EVICTIONS_MAX {
-            match self.driven(attempt()).await {
+            match attempt().await {
                 Ok(got) => return Ok(got),
                 Err(error) => self.evict_for(&error).await?,
             }
         }
         Err(self.full())
-    }
-
-    /// Polls a future that queues ring operations, submitting what each poll queued.
-    pub(crate) async fn driven<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut future = std::pin::pin!(future);
-        std::future::poll_fn(|context| {
-            let poll = future.as_mut().poll(context);
-            self.kick_ring();
-            poll
-        })
-        .await
     }
 
     /// Evicts one block because of `error`, or says why nothing can be done.
@@ -77,7 +66,7 @@ impl Shard {
         // Descriptors and mappings come back when the system has closed the block. Who does not wait for that evicts
         // another block at each try, and empties the tier for want of one descriptor.
         if is_of_system || !is_evicted {
-            let is_returned = self.driven(self.pool.wait_returned()).await;
+            let is_returned = self.pool.wait_returned().await;
             if !is_evicted && !is_returned {
                 return Err(self.full_because(error));
             }

@@ -315,7 +315,7 @@ impl Shard {
             // SAFETY: the kernel has sealed the block against writing, by whomever.
             #[allow(unsafe_code)]
             crcs.push(unsafe { span.bytes() });
-            self.host.yield_if_needed().await;
+            self.host.yield_now().await;
         }
         tally(&self.counters.written_bytes, u64::from(length));
         let memory = self.fitted(memory, length as usize).await?;

@@ -1,45 +1,43 @@
-//! The host of a shard: one pinned executor. The only module that knows glommio.
+//! The host of a shard: one pinned executor that sleeps in the shard's own io_uring. The only module that knows glommio.
 //!
 //! ```text
-//!   shard thread
-//!   +---------------------------------------------------------------+
-//!   | glommio executor: tasks, timers, readiness of sockets         |
-//!   |   pump task  <- eventfd <- completions of the shard's io_uring|
-//!   |                         <- other threads, through the Inbox   |
-//!   +---------------------------------------------------------------+
+//!   shard thread                                             one queue of tasks, first in, first out
+//!   | pump: yield ... yield | task | task | pump: yield, nobody ran: sleep in the ring | reap, wake | ...
+//!                                                    ^ completions, readiness of sockets, the bell
 //! ```
 //!
-//! One eventfd, the bell, wakes the shard for whatever comes from outside the executor: a completion of its own ring,
-//! or a message of another thread. Facts about glommio 0.9 that shape this file: a panic in a task kills the executor
-//! (so [`guarded`] catches them), a read of a socket tries the system call first and asks the ring only if it would
-//! block, and its own buffers count against RLIMIT_MEMLOCK (so they are small).
+//! All that a task waits for comes through the shard's ring, so the executor's own rings stay idle: going to sleep in
+//! glommio 0.9 costs four system calls and two timers, which at 32 small reads a wake is a third of their CPU time.
+//! The pump is always ready to run, so glommio itself never sleeps. Another thread that wakes a task leaves it to the
+//! pump and rings the bell, an eventfd that the ring polls.
+//!
+//! Other facts about glommio 0.9 that shape this file: a panic in a task kills the executor (so [`guarded`] catches
+//! them), and its own buffers count against RLIMIT_MEMLOCK (so they are small).
+
+mod wakes;
 
 use crate::error::{Error, Result};
+use crate::host::wakes::Wakes;
 use futures::FutureExt;
-use futures::io::AsyncReadExt;
-use glommio::io::BufferedFile;
-use glommio::net::{TcpStream, UnixStream};
-use glommio::{ExecutorJoinHandle, Latency, LocalExecutorBuilder, Placement, Shares, TaskQueueHandle};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use rustix::event::{EventfdFlags, eventfd};
 use std::future::Future;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Bytes that the executor registers with its own ring; we read and write through ours.
 const EXECUTOR_MEMORY_BYTES: usize = 64 << 10;
 /// Submissions that the executor's own ring holds.
 const EXECUTOR_RING_ENTRIES: usize = 256;
-/// Shares of the queue that serves requests, against those of the pump's own (1000).
-const REQUEST_SHARES: usize = 1000;
-/// How long a request may wait for another one to yield.
-const REQUEST_LATENCY: Duration = Duration::from_millis(1);
 
-/// The longest that an executor sleeps. glommio 0.9 sleeps on runnable tasks if its preemption timer fires between its
-/// poll for I/O and its first task (`run_task_queues` then says that it ran nothing, and `run` parks); only an event
-/// of its own wakes it. On a loaded machine a busy test met that once in 3 to 200 runs, and without an end to the sleep
-/// the shard would be lost.
-const SLEEP_MAX: Duration = Duration::from_millis(20);
+/// The executor's preemption timer: longer than any process lives. Tasks here give way of their own accord; and when the
+/// timer of glommio 0.9 fires between its poll for I/O and its first task, it takes its full queue for an empty one and
+/// sleeps on it (`run_task_queues` says that it ran nothing). A busy test met that once in 3 to 200 runs at 1 ms.
+const PREEMPTION: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
 /// What most often keeps a shard from starting.
 pub(crate) const SHARD_ADVICE: &str = "Its rings need io_uring, some locked memory and descriptors: check `ulimit -l` \
@@ -58,7 +56,7 @@ impl ShardThread {
 /// Starts a shard on its core: `body` makes its future on the new thread, and the shard ends with it.
 pub(crate) fn spawn_shard<Body, Run>(shard: u16, core: Option<usize>, body: Body) -> Result<ShardThread>
 where
-    Body: FnOnce(Host) -> Run + Send + 'static,
+    Body: FnOnce() -> Run + Send + 'static,
     Run: Future<Output = ()> + 'static,
 {
     let placement = core.map_or(Placement::Unbound, Placement::Fixed);
@@ -66,50 +64,62 @@ where
         .name(&format!("citius-shard-{shard}"))
         .io_memory(EXECUTOR_MEMORY_BYTES)
         .ring_depth(EXECUTOR_RING_ENTRIES)
-        .spawn(move || async move {
-            glommio::spawn_local(async {
-                loop {
-                    glommio::timer::sleep(SLEEP_MAX).await;
-                }
-            })
-            .detach();
-            body(Host::new()).await;
-        })
+        .preempt_timer(PREEMPTION)
+        .spawn(move || async move { body().await })
         .map(ShardThread)
         .map_err(|error| Error::Shard { shard, reason: error.to_string(), advice: SHARD_ADVICE })
 }
 
-/// A shard's way to its executor. Cheap to copy; of no use on another thread.
-#[derive(Clone, Copy)]
+/// A shard's way to its executor. One counter to clone; of no use on another thread.
+#[derive(Clone)]
 pub(crate) struct Host {
-    requests: TaskQueueHandle,
+    wakes: Rc<Wakes>,
 }
 
 impl Host {
-    fn new() -> Self {
-        let latency = Latency::Matters(REQUEST_LATENCY);
-        Self { requests: glommio::executor().create_task_queue(Shares::Static(REQUEST_SHARES), latency, "requests") }
+    /// Of this thread's executor; `bell` is rung when another thread wakes one of its tasks.
+    pub(crate) fn new(bell: OwnedFd) -> Self {
+        Self { wakes: Rc::new(Wakes::new(bell)) }
     }
 
     /// Runs a task of this shard. A panic in it is reported and ends the task, not the shard.
-    pub(crate) fn spawn(self, task: impl Future<Output = ()> + 'static) {
-        let spawned = glommio::spawn_local_into(async move { guarded(task).await.unwrap_or(()) }, self.requests);
-        match spawned {
-            Ok(task) => drop(task.detach()),
-            Err(error) => unreachable!("the queue lives as long as the executor: {error}"),
-        }
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        let counted = self.wakes.counted(async move { guarded(task).await.unwrap_or(()) });
+        drop(glommio::spawn_local(counted).detach());
+    }
+
+    /// Lets every task run that can; true if one did. For the pump, which sleeps once none does.
+    ///
+    /// All tasks are in one queue, first in, first out: those that could run when the pump yielded are before it.
+    pub(crate) async fn turn(&self) -> bool {
+        let before = self.wakes.polls();
+        self.yield_now().await;
+        self.wakes.polls() != before
+    }
+
+    /// Wakes the tasks that other threads woke.
+    pub(crate) fn take_wakes(&self) {
+        self.wakes.deliver();
     }
 
     /// The time in milliseconds since 1970, to a few of them: what a capability's end is compared with.
-    pub(crate) fn now_ms(self) -> u64 {
+    pub(crate) fn now_ms(&self) -> u64 {
         // The coarse clock is a read of shared memory, a third of the precise one's cost.
         let now = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
         now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
     }
 
-    /// Lets other tasks run, if they have waited long enough.
-    pub(crate) async fn yield_if_needed(self) {
-        glommio::executor().yield_if_needed().await;
+    /// Goes to the end of the queue of tasks.
+    pub(crate) async fn yield_now(&self) {
+        let mut is_second = false;
+        std::future::poll_fn(|context| {
+            if std::mem::replace(&mut is_second, true) {
+                return Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 }
 
@@ -138,57 +148,15 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
         .unwrap_or("no message")
 }
 
-/// A socket of a client, on this shard.
-pub(crate) enum Stream {
-    /// From another host, or from this one by choice.
-    Tcp(TcpStream),
-    /// From this host.
-    Unix(UnixStream),
+/// A bell: an eventfd.
+pub(crate) fn new_bell() -> io::Result<OwnedFd> {
+    Ok(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
-impl Stream {
-    /// Takes over a connected TCP socket.
-    #[allow(unsafe_code)]
-    pub(crate) fn tcp(socket: OwnedFd) -> Self {
-        // SAFETY: the descriptor is owned and given away here, so the stream is its only owner.
-        Self::Tcp(unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) })
-    }
-
-    /// Takes over a connected Unix socket.
-    #[allow(unsafe_code)]
-    pub(crate) fn unix(socket: OwnedFd) -> Self {
-        // SAFETY: the descriptor is owned and given away here, so the stream is its only owner.
-        Self::Unix(unsafe { UnixStream::from_raw_fd(socket.into_raw_fd()) })
-    }
-
-    /// Receives what is there, or waits for some; 0 at the end.
-    pub(crate) async fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Tcp(stream) => stream.read(buffer).await,
-            Self::Unix(stream) => stream.read(buffer).await,
-        }
-    }
-}
-
-/// The bell: rung by the shard's ring and by other threads, heard by the pump.
-pub(crate) struct Bell {
-    file: BufferedFile,
-}
-
-impl Bell {
-    /// Listens to an eventfd.
-    #[allow(unsafe_code)]
-    pub(crate) fn new(eventfd: BorrowedFd<'_>) -> io::Result<Self> {
-        let own = eventfd.try_clone_to_owned()?;
-        // SAFETY: the clone is owned and given away here, so the file is its only owner.
-        Ok(Self { file: unsafe { BufferedFile::from_raw_fd(own.into_raw_fd()) } })
-    }
-
-    /// Waits until it was rung since the last time.
-    pub(crate) async fn heard(&self) {
-        // Reading clears the count, so any number of rings is one wake-up. An error (EINTR) is a wake-up for nothing.
-        let _ = self.file.read_at(0, size_of::<u64>()).await;
-    }
+/// Silences the bell: any number of rings is one.
+pub(crate) fn silence_bell(bell: impl AsFd) {
+    // It fails only if it was not rung, and then it is silent.
+    let _ = rustix::io::read(bell, &mut [0; size_of::<u64>()]);
 }
 
 /// Rings the bell.

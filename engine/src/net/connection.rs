@@ -10,9 +10,10 @@
 //! client that does not receive costs a bounded amount of memory.
 
 use crate::driver::Shard;
-use crate::host::{Stream, guarded, guarded_now};
+use crate::host::{guarded, guarded_now};
 use crate::net::acceptor::{Accepted, Door};
 use crate::net::outbox::{Outbox, Progress};
+use crate::net::stream::Stream;
 use crate::ring::Fd;
 use crate::shard::{Attached, Handles};
 use citius_wire::{
@@ -42,7 +43,7 @@ const DISCARD_BYTES: usize = 64 << 10;
 
 /// What the tasks of one connection share.
 pub(crate) struct Connection {
-    /// The socket, for sending; receiving goes through the executor's stream of the same socket.
+    /// The socket, for sending; a [`Stream`] receives from it.
     socket: Rc<OwnedFd>,
     door: Door,
     pub(crate) handles: RefCell<Handles>,
@@ -60,19 +61,10 @@ pub(crate) struct Connection {
 /// Serves a connection to its end.
 pub(crate) async fn serve(shard: Rc<Shard>, accepted: Accepted) {
     let Accepted { socket, door, place } = accepted;
-    let sending = match socket.try_clone() {
-        Ok(sending) => Rc::new(sending),
-        Err(error) => {
-            tracing::warn!(%error, "a connection was dropped: raise `ulimit -n`");
-            return;
-        }
-    };
-    let mut stream = match door {
-        Door::Tcp => Stream::tcp(socket),
-        Door::Unix => Stream::unix(socket),
-    };
+    let socket = Rc::new(socket);
+    let mut stream = Stream::new(Rc::clone(&socket), shard.ring.clone(), shard.host.clone());
     let connection = Rc::new(Connection {
-        socket: sending,
+        socket,
         door,
         handles: RefCell::default(),
         outbox: RefCell::default(),
@@ -375,8 +367,6 @@ impl Connection {
             this.waiting.set(this.waiting.get() - 1);
             this.send(&own);
             this.wake_receiver();
-            // What it let go of may be on its way back to the system, which begins when the ring is told.
-            own.kick_ring();
         });
     }
 
@@ -452,8 +442,7 @@ impl Connection {
     async fn send_rest(&self, shard: &Shard) {
         while !self.is_broken.get() {
             let socket = Fd::from(Rc::clone(&self.socket));
-            // Driven, because a poll that is queued and not submitted waits for whoever enters the ring next.
-            if let Err(error) = shard.driven(shard.ring.poll_add(socket, libc::POLLOUT as u32)).await {
+            if let Err(error) = shard.ring.poll_add(socket, libc::POLLOUT as u32).await {
                 tracing::warn!(%error, "a connection was ended: its socket cannot be waited for");
                 self.break_off();
             }

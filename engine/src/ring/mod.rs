@@ -1,12 +1,12 @@
 //! The shard's own io_uring: disks, page allocation and large sends, beside the executor's ring.
 //!
 //! One [`Ring`] belongs to one shard and never leaves its thread. Operations are queued without a system call and
-//! submitted together by [`RingHandle::flush`]; the completions signal an eventfd that the executor waits for, and
-//! [`RingHandle::reap`] turns them into wakes. There is no executor in here: any single-threaded one can drive it.
+//! submitted together by [`RingHandle::flush`] or [`RingHandle::sleep`]; the shard sleeps in its ring, and
+//! [`RingHandle::reap`] turns completions into wakes. There is no executor in here: any single-threaded one can drive it.
 //!
 //! ```text
 //!   read_at, send, ...        flush               (kernel)            reap
-//! future -----------> SQ entry ----> io_uring_enter ----> CQ entry, eventfd ----> wake the future
+//! future -----------> SQ entry ----> io_uring_enter ----> CQ entry ----> wake the future
 //!            |                                                         |
 //!            +-- slot: guard = what keeps the descriptor and memory ---+--> guard dropped
 //! ```
@@ -15,10 +15,9 @@
 //! dropped leaves an orphan in the table; a ring that is dropped cancels, waits a bounded time, and leaks what the
 //! kernel would not give back. Nothing is ever freed early.
 //!
-//! Completions ride on `COOP_TASKRUN`: the kernel runs them when the thread next enters it, without an interrupt, and
-//! wakes the thread if it sleeps in any ring, so an executor that sleeps on the eventfd is woken. `TASKRUN_FLAG` lets
-//! `reap` see from user space whether there is work that only an enter would bring. `DEFER_TASKRUN` is not used: it
-//! would add an enter to every reap of a ring that the executor does not itself sleep in.
+//! Completions ride on `COOP_TASKRUN`: the kernel runs them when the thread next enters it, without an interrupt.
+//! `TASKRUN_FLAG` lets `reap` see from user space whether there is work that only an enter would bring.
+//! `DEFER_TASKRUN` is not used: it would add an enter to every reap between two sleeps.
 
 #![allow(unsafe_code)]
 
@@ -39,13 +38,12 @@ use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
 use message::Message;
 use op::{OnDrop, result_of};
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::FallocateFlags;
 use slots::{Done, Finished, Guard, Slots};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -78,7 +76,6 @@ struct Core {
     arrived: RefCell<VecDeque<(u64, i32)>>,
     #[allow(clippy::vec_box, reason = "a message keeps its address from one send to the next slot")]
     messages: RefCell<Vec<Box<Message>>>,
-    eventfd: OwnedFd,
     /// No operation is taken any more.
     closed: Cell<bool>,
     /// Nothing is in the table any more; what still completes was leaked.
@@ -100,15 +97,11 @@ impl Ring {
                 "this kernel's io_uring may drop completions; Linux 5.11 or newer is needed",
             ));
         }
-        // Blocking, because the executor reads it through a ring of its own, where O_NONBLOCK would mean EAGAIN.
-        let eventfd = eventfd(0, EventfdFlags::CLOEXEC)?;
-        uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         let core = Core {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
             arrived: RefCell::default(),
             messages: RefCell::default(),
-            eventfd,
             closed: Cell::new(false),
             abandoned: Cell::new(false),
             enters: Cell::new(0),
@@ -121,29 +114,25 @@ impl Ring {
         self.handle.clone()
     }
 
-    /// Runs until nothing is in flight or `timeout` is over; true if nothing is.
+    /// Runs until nothing is in flight but what waits for peers, or `timeout` is over; true if it came to that.
     ///
     /// It blocks the thread: for a shard that stops, and for tests.
     pub fn drain(&self, timeout: Duration) -> bool {
+        self.run_down(timeout, Slots::ending)
+    }
+
+    /// Runs until `left` operations are none, or `timeout` is over; true if they are none.
+    fn run_down(&self, timeout: Duration, left: impl Fn(&Slots) -> usize) -> bool {
         let deadline = Instant::now() + timeout;
         loop {
             self.reap();
-            let left = deadline.saturating_duration_since(Instant::now());
-            if self.in_flight() == 0 || left.is_zero() {
-                return self.in_flight() == 0;
+            let is_over = left(&self.core.slots.borrow()) == 0;
+            let time_left = deadline.saturating_duration_since(Instant::now());
+            if is_over || time_left.is_zero() {
+                return is_over;
             }
-            self.wait(left.min(Duration::from_millis(50)));
+            self.sleep(Some(time_left.min(Duration::from_millis(50))));
         }
-    }
-
-    /// Submits what is queued and blocks until something completes or `timeout` is over.
-    fn wait(&self, timeout: Duration) {
-        let uring = self.core.uring.borrow();
-        let timespec = types::Timespec::from(timeout);
-        let args = types::SubmitArgs::new().timespec(&timespec);
-        // A timeout, a signal and a full backlog are all answered by the caller's next turn.
-        let _ = uring.submitter().submit_with_args(1, &args);
-        self.core.enters.set(self.core.enters.get() + 1);
     }
 }
 
@@ -163,7 +152,7 @@ impl Drop for Ring {
             let everything = types::CancelBuilder::any();
             // Refused where the kernel cannot cancel by kind; the wait below is bounded either way.
             let _ = self.core.uring.borrow().submitter().register_sync_cancel(Some(DROP_WAIT_MAX.into()), everything);
-            self.drain(DROP_WAIT_MAX);
+            self.run_down(DROP_WAIT_MAX, Slots::in_flight);
         }
         self.core.abandoned.set(true);
         let left = self.core.slots.borrow_mut().abandon();
@@ -185,9 +174,12 @@ impl Drop for Ring {
 
 /// Driving the ring.
 impl RingHandle {
-    /// Signalled whenever a completion arrives: read 8 bytes from it, then [`reap`](Self::reap).
-    pub fn eventfd(&self) -> BorrowedFd<'_> {
-        self.core.eventfd.as_fd()
+    /// Submits what is queued and blocks until something has completed, or `timeout` is over; then [`reap`](Self::reap).
+    pub fn sleep(&self, timeout: Option<Duration>) {
+        // What has arrived and was not reaped must not be slept over.
+        if self.core.arrived.borrow().is_empty() {
+            self.core.sleep(timeout);
+        }
     }
 
     /// Operations queued or in the kernel, orphans included.
@@ -246,7 +238,7 @@ impl RingHandle {
         let fd = fd.into();
         let entry = opcode::Read::new(fd.raw(), into.start().as_ptr(), length_of(into.len())).offset(offset).build();
         // The whole span's keep, so the right to the destination comes free with the completion and not before.
-        let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(into.keep())), message: None };
+        let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(into.keep())), ..Guard::default() };
         Read::new(self.start(&entry, guard, OnDrop::Cancel), into)
     }
 
@@ -254,7 +246,8 @@ impl RingHandle {
     pub fn recv(&self, fd: impl Into<Fd>, into: SpanMut) -> Read {
         let fd = fd.into();
         let entry = opcode::Recv::new(fd.raw(), into.start().as_ptr(), length_of(into.len())).build();
-        let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(into.keep())), message: None };
+        let memory = Some(Rc::clone(into.keep()));
+        let guard = Guard { fd: Some(fd.into_keep()), memory, waits_for_peer: true, ..Guard::default() };
         Read::new(self.start(&entry, guard, OnDrop::Cancel), into)
     }
 
@@ -262,7 +255,7 @@ impl RingHandle {
     pub fn write_at(&self, fd: impl Into<Fd>, from: &Span, offset: u64) -> Op {
         let fd = fd.into();
         let entry = opcode::Write::new(fd.raw(), from.as_ptr(), length_of(from.len())).offset(offset).build();
-        let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(from.keep())), message: None };
+        let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(from.keep())), ..Guard::default() };
         self.start(&entry, guard, OnDrop::LetRun)
     }
 
@@ -271,7 +264,8 @@ impl RingHandle {
         let fd = fd.into();
         let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
         let entry = opcode::Send::new(fd.raw(), from.as_ptr(), length_of(from.len())).flags(flags).build();
-        let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(from.keep())), message: None };
+        let memory = Some(Rc::clone(from.keep()));
+        let guard = Guard { fd: Some(fd.into_keep()), memory, waits_for_peer: true, ..Guard::default() };
         self.start(&entry, guard, OnDrop::Cancel)
     }
 
@@ -286,7 +280,8 @@ impl RingHandle {
         }
         let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
         let entry = opcode::SendMsg::new(fd.raw(), message.header()).flags(flags).build();
-        let guard = Guard { fd: Some(fd.into_keep()), memory: None, message: Some(message) };
+        let message = Some(message);
+        let guard = Guard { fd: Some(fd.into_keep()), message, waits_for_peer: true, ..Guard::default() };
         self.start(&entry, guard, OnDrop::Cancel)
     }
 
@@ -294,7 +289,8 @@ impl RingHandle {
     pub fn poll_add(&self, fd: impl Into<Fd>, events: u32) -> Op {
         let fd = fd.into();
         let entry = opcode::PollAdd::new(fd.raw(), events).build();
-        self.start(&entry, Guard { fd: Some(fd.into_keep()), ..Guard::default() }, OnDrop::Cancel)
+        let guard = Guard { fd: Some(fd.into_keep()), waits_for_peer: true, ..Guard::default() };
+        self.start(&entry, guard, OnDrop::Cancel)
     }
 
     /// Makes a file's bytes durable.
@@ -324,7 +320,7 @@ impl RingHandle {
         done: impl FnOnce(io::Result<u32>) + 'static,
     ) -> io::Result<()> {
         let entry = fallocate_entry(&fd, mode, range.start, range.end - range.start);
-        self.detach(&entry, Guard { fd: Some(fd.into_keep()), memory, message: None }, Box::new(done))
+        self.detach(&entry, Guard { fd: Some(fd.into_keep()), memory, ..Guard::default() }, Box::new(done))
     }
 
     /// Faults `len` bytes at `start` in, writable, on a kernel thread; `done` is told whether all of them are there.
@@ -446,6 +442,16 @@ impl Core {
         Err(io::Error::new(io::ErrorKind::ResourceBusy, "the kernel does not take this shard's operations"))
     }
 
+    fn sleep(&self, timeout: Option<Duration>) {
+        let uring = self.uring.borrow();
+        self.enters.set(self.enters.get() + 1);
+        // A timeout, a signal and a full backlog are all answered by the caller's next turn.
+        let _ = match timeout.map(types::Timespec::from) {
+            Some(timespec) => uring.submitter().submit_with_args(1, &types::SubmitArgs::new().timespec(&timespec)),
+            None => uring.submit_and_wait(1),
+        };
+    }
+
     /// Moves completions from the kernel's queue to ours, entering the kernel when it says that more wait for that.
     fn collect(&self) {
         let waiting = {
@@ -469,7 +475,7 @@ impl Core {
 
     /// Drops what an operation held, keeping its message for the next one. No borrow may be held.
     fn release(&self, guard: Guard) {
-        let Guard { fd, memory, message } = guard;
+        let Guard { fd, memory, message, .. } = guard;
         drop((fd, memory));
         if let Some(mut message) = message {
             message.clear();

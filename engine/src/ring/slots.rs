@@ -19,8 +19,8 @@ use super::span::Keep;
 use std::io;
 use std::task::Waker;
 
-/// Operations in flight on one ring. It bounds what a stuck device can pin.
-pub(super) const OPS_IN_FLIGHT_MAX: usize = 16_384;
+/// Operations in flight on one ring: one for each idle connection, and what a stuck device may pin.
+pub(super) const OPS_IN_FLIGHT_MAX: usize = 65_536;
 
 /// What to run with a detached operation's result.
 pub(super) type Done = Box<dyn FnOnce(io::Result<u32>)>;
@@ -31,6 +31,8 @@ pub(super) struct Guard {
     pub(super) fd: Option<Keep>,
     pub(super) memory: Option<Keep>,
     pub(super) message: Option<Box<Message>>,
+    /// Whether the operation ends when a peer acts, which may be never.
+    pub(super) waits_for_peer: bool,
 }
 
 enum Slot {
@@ -60,6 +62,17 @@ impl Slots {
     /// Operations whose completion has not been read.
     pub(super) fn in_flight(&self) -> usize {
         self.in_flight
+    }
+
+    /// Operations in flight that end by themselves: all but those that a future waits for and a peer has to end.
+    pub(super) fn ending(&self) -> usize {
+        let is_ending = |slot: &&Slot| match slot {
+            Slot::Waiting { guard, .. } => !guard.waits_for_peer,
+            // An orphan that waited for a peer is being cancelled.
+            Slot::Orphan { .. } | Slot::Detached { .. } => true,
+            Slot::Vacant { .. } | Slot::Done { .. } => false,
+        };
+        self.slots.iter().filter(is_ending).count()
     }
 
     /// Takes a slot for an operation that a future waits for, or that `done` is told of; gives both back when full.
