@@ -24,6 +24,7 @@ mod write;
 
 pub(crate) use lend::Lent;
 pub(crate) use message::{ShardInbox, ShardMessage};
+pub(crate) use read::Found;
 pub(crate) use write::keeps_blocks;
 
 use crate::agent::{Node, View};

@@ -1,19 +1,32 @@
 //! Answering reads.
 //!
-//! A warm read is answered within one borrow of the index: no task, no allocation, payload from the page. Everything
-//! else is cold: it may wait, and what it gives does not refer to the index.
+//! A warm read needs no task and no allocation, and its payload is sent from the page. All warm reads that came together
+//! are first found, then answered: one wait for the memory that their checksums lie in, not one each. Everything else is
+//! cold: it may wait, and what it gives does not refer to the index.
 
 use super::fetch::nowhere;
 use super::{Shard, tally};
 use crate::net::outbox::Outbox;
 use crate::ring::{Span, SpanMut};
 use crate::shard::{Attached, Wanted};
-use crate::store::verify_sectors;
+use crate::store::{Located, verify_sectors};
 use citius_wire::{Failure, Kind, Read, ReadMode, ReadReply, ReadReplyView, Status};
 use std::rc::Rc;
 
 /// Tries to serve from memory what was just fetched, before it is read past the cache.
 const TRIES_MAX: usize = 4;
+
+/// A warm read that is to be answered next.
+pub(crate) struct Found {
+    /// The request.
+    pub(crate) id: u64,
+    /// The file that it reads.
+    pub(crate) file: Rc<Attached>,
+    /// What it reads.
+    pub(crate) read: Read,
+    block_start: u64,
+    located: Located,
+}
 
 /// The answer to a read that waited.
 pub(crate) struct ColdAnswer {
@@ -24,33 +37,36 @@ pub(crate) struct ColdAnswer {
 }
 
 impl Shard {
-    /// Answers a read if all of it is in memory; true if the read must wait.
-    pub(crate) fn read_warm(&self, file: &Attached, read: &Read, id: u64, outbox: &mut Outbox) -> bool {
+    /// Finds a read that can be answered from memory at once.
+    ///
+    /// # Errors
+    /// A read that nobody can answer.
+    pub(crate) fn find_warm(&self, file: &Rc<Attached>, read: &Read, id: u64) -> Result<Option<Found>, Failure> {
         let mut blocks = self.blocks.borrow_mut();
-        let wanted = match file.read_range(read.offset, read.length, |block| Some(blocks.stat(block)?.length)) {
-            Ok(wanted) => wanted,
-            Err(failure) => {
-                tally(&self.counters.requests, 1);
-                tally(&self.counters.failures, 1);
-                outbox.failure(Kind::Read, id, &failure);
-                return false;
-            }
-        };
+        let wanted = file.read_range(read.offset, read.length, |block| Some(blocks.stat(block)?.length))?;
         if read.mode == ReadMode::Refetch {
-            return true;
+            return Ok(None);
         }
-        let Ok(hit) = blocks.lookup(wanted.block, wanted.range.start, wanted.range.end - wanted.range.start) else {
-            return true;
+        let Ok(located) = blocks.locate(wanted.block, wanted.range.start, wanted.range.end - wanted.range.start) else {
+            return Ok(None);
         };
-        let length = (hit.range.end - hit.range.start) as usize;
-        let view = ReadReplyView { offset: wanted.block_start + u64::from(hit.range.start), crcs: hit.crcs };
-        let payload = hit.memory.span(hit.range.start as usize..hit.range.end as usize);
-        outbox.reply_with(Kind::Read, id, &view, [payload]);
         file.readahead.note(wanted.offset(), wanted.block_start + u64::from(wanted.range.end));
-        tally(&self.counters.requests, 1);
-        tally(&self.counters.hits, 1);
-        tally(&self.counters.read_bytes, length as u64);
-        false
+        Ok(Some(Found { id, file: Rc::clone(file), read: *read, block_start: wanted.block_start, located }))
+    }
+
+    /// Answers what was found; what is gone meanwhile stays in `found`.
+    pub(crate) fn answer_found(&self, found: &mut Vec<Found>, outbox: &mut Outbox) {
+        let blocks = self.blocks.borrow();
+        found.retain(|found| {
+            let Some(hit) = blocks.hit(&found.located) else { return true };
+            let range = hit.range.start as usize..hit.range.end as usize;
+            let view = ReadReplyView { offset: found.block_start + u64::from(hit.range.start), crcs: hit.crcs };
+            tally(&self.counters.requests, 1);
+            tally(&self.counters.hits, 1);
+            tally(&self.counters.read_bytes, range.len() as u64);
+            outbox.reply_with(Kind::Read, found.id, &view, [hit.memory.span(range)]);
+            false
+        });
     }
 
     /// Answers a read that has to wait for bytes.

@@ -151,7 +151,7 @@ mod tests {
         assert_eq!(count.0.load(Ordering::Relaxed), 1, "on the shard's own thread it is woken at once");
         assert!(rustix::io::read(&bell, &mut [0; 8]).is_err(), "and no bell is rung");
 
-        let other = waker.clone();
+        let other = waker;
         std::thread::spawn(move || (0..3).for_each(|_| other.wake_by_ref())).join().unwrap();
         assert_eq!(count.0.load(Ordering::Relaxed), 1);
         let mut rings = [0; 8];

@@ -9,7 +9,7 @@
 //! it, and [`DESCRIPTORS_MAX`] descriptors queue. At any of them the connection is not read from until it has room, so a
 //! client that does not receive costs a bounded amount of memory.
 
-use crate::driver::Shard;
+use crate::driver::{Found, Shard};
 use crate::host::{guarded, guarded_now};
 use crate::net::acceptor::{Accepted, Door};
 use crate::net::outbox::{Outbox, Progress};
@@ -34,6 +34,11 @@ const WAITING_MAX: usize = 256;
 const ANSWER_BYTES_MAX: usize = 32 << 20;
 /// Descriptors that queue, past which no more requests are taken.
 const DESCRIPTORS_MAX: usize = 64;
+/// Warm reads that are found before they are answered.
+const FOUND_MAX: usize = 64;
+/// Bytes of a read that is answered at once: what it looks up is little beside what it sends. With [`FOUND_MAX`], what
+/// is found and in no queue yet is 4 MiB at most.
+const FOUND_READ_BYTES: u32 = 64 << 10;
 /// The longest header of a request to a shard: a capability and what is around it.
 const HEADER_BYTES_MAX: usize = 2 * CAPABILITY_BYTES_MAX;
 /// Bytes received at once.
@@ -48,6 +53,8 @@ pub(crate) struct Connection {
     door: Door,
     pub(crate) handles: RefCell<Handles>,
     outbox: RefCell<Outbox>,
+    /// Warm reads that the next send answers; there are none while a task waits.
+    found: RefCell<Vec<Found>>,
     /// Whether a task waits for the socket to have room.
     is_blocked: Cell<bool>,
     is_broken: Cell<bool>,
@@ -68,6 +75,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, accepted: Accepted) {
         door,
         handles: RefCell::default(),
         outbox: RefCell::default(),
+        found: RefCell::default(),
         is_blocked: Cell::new(false),
         is_broken: Cell::new(false),
         waiting: Cell::new(0),
@@ -112,7 +120,7 @@ impl Connection {
             let head = match input.next_head() {
                 Ok(Some(head)) => head,
                 Ok(None) => return Ok(true),
-                Err(error) => return self.end(0, Kind::Hello, &error.to_string()).map(|()| true),
+                Err(error) => return self.end(shard, 0, Kind::Hello, &error.to_string()).map(|()| true),
             };
             let prelude = head.prelude;
             match prelude.kind {
@@ -120,7 +128,7 @@ impl Connection {
                     let write = match head.read::<Write>() {
                         Ok(write) => write,
                         Err(error) => {
-                            return self.end(prelude.request_id, Kind::Write, &error.to_string()).map(|()| true);
+                            return self.end(shard, prelude.request_id, Kind::Write, &error.to_string()).map(|()| true);
                         }
                     };
                     // Whoever waits for earlier answers should not wait for this payload too.
@@ -129,10 +137,14 @@ impl Connection {
                     self.answer::<Write>(shard, prelude.request_id, &result);
                 }
                 kind if head.header.len() > HEADER_BYTES_MAX => {
-                    return self.end(prelude.request_id, kind, "no request to a shard is so long").map(|()| true);
+                    return self
+                        .end(shard, prelude.request_id, kind, "no request to a shard is so long")
+                        .map(|()| true);
                 }
                 kind if prelude.payload_len > 0 => {
-                    return self.end(prelude.request_id, kind, "a request of this kind has no payload").map(|()| true);
+                    return self
+                        .end(shard, prelude.request_id, kind, "a request of this kind has no payload")
+                        .map(|()| true);
                 }
                 _ => self.dispatch(shard, &head)?,
             }
@@ -149,7 +161,7 @@ impl Connection {
         });
         match outcome {
             Some(Ok(())) => Ok(()),
-            Some(Err(error)) => self.end(id, kind, &error.to_string()),
+            Some(Err(error)) => self.end(shard, id, kind, &error.to_string()),
             None => {
                 self.fail(shard, kind, id, &defect());
                 Ok(())
@@ -159,25 +171,38 @@ impl Connection {
 
     fn read(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, head: &Head<'_>) -> Result<(), FrameError> {
         let read: Read = head.read()?;
-        let attached = {
-            let handles = self.handles.borrow();
-            match handles.get(read.handle, shard.now_ms()) {
-                Ok(attached) => {
-                    if !shard.read_warm(attached, &read, id, &mut self.outbox.borrow_mut()) {
-                        return Ok(());
-                    }
-                    Rc::clone(attached)
-                }
-                Err(failure) => {
-                    drop(handles);
-                    self.fail(shard, Kind::Read, id, &failure);
-                    return Ok(());
+        let handles = self.handles.borrow();
+        let file = handles.get(read.handle, shard.now_ms());
+        match file.and_then(|file| Ok((file, shard.find_warm(file, &read, id)?))) {
+            Ok((_, Some(found))) => {
+                let mut waiting = self.found.borrow_mut();
+                waiting.push(found);
+                if waiting.len() >= FOUND_MAX || read.length >= FOUND_READ_BYTES {
+                    drop(waiting);
+                    self.answer_found(shard);
                 }
             }
-        };
+            Ok((file, None)) => self.read_cold(shard, id, Rc::clone(file), read),
+            Err(failure) => self.fail(shard, Kind::Read, id, &failure),
+        }
+        Ok(())
+    }
+
+    /// Answers the warm reads that were found. A read whose block has gone since is a cold one.
+    fn answer_found(self: &Rc<Self>, shard: &Rc<Shard>) {
+        let mut found = self.found.take();
+        shard.answer_found(&mut found, &mut self.outbox.borrow_mut());
+        for gone in found.drain(..) {
+            self.read_cold(shard, gone.id, gone.file, gone.read);
+        }
+        // Nothing was found meanwhile; the buffer is kept.
+        self.found.replace(found);
+    }
+
+    fn read_cold(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, file: Rc<Attached>, read: Read) {
         let expected = Expected::new(self, read.length as usize);
         self.start(shard, Kind::Read, id, move |this, shard| async move {
-            let result = shard.read_cold(&attached, &read).await;
+            let result = shard.read_cold(&file, &read).await;
             drop(expected);
             match result {
                 Ok(answer) => {
@@ -187,7 +212,6 @@ impl Connection {
                 Err(failure) => this.fail(&shard, Kind::Read, id, &failure),
             }
         });
-        Ok(())
     }
 
     fn dispatch_other(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, head: &Head<'_>) -> Result<(), FrameError> {
@@ -413,7 +437,8 @@ impl Connection {
     }
 
     /// Says why, and ends the connection: what follows on it cannot be understood.
-    fn end(&self, id: u64, kind: Kind, why: &str) -> io::Result<()> {
+    fn end(self: &Rc<Self>, shard: &Rc<Shard>, id: u64, kind: Kind, why: &str) -> io::Result<()> {
+        self.answer_found(shard);
         self.outbox.borrow_mut().failure(kind, id, &Failure::new(Status::Protocol, why));
         // The last words are sent as far as the socket takes them; nobody waits for it.
         let _ = self.outbox.borrow_mut().send(self.socket.as_fd());
@@ -422,6 +447,7 @@ impl Connection {
 
     /// Sends what is queued; if the socket has no room, a task goes on when it has.
     fn send(self: &Rc<Self>, shard: &Rc<Shard>) {
+        self.answer_found(shard);
         if self.is_blocked.get() || self.is_broken.get() {
             return;
         }

@@ -1,6 +1,6 @@
 //! One resident block.
 
-use super::grains::GrainSet;
+use super::grains::{GrainSet, grains_of};
 use citius_wire::BlockId;
 use citius_wire::units::{GRAIN_BYTES, SECTOR_BYTES};
 use core::ops::Range;
@@ -83,6 +83,11 @@ impl<M> Entry<M> {
     /// Whether eviction may take it.
     pub(super) fn may_go(&self) -> bool {
         self.pins == 0 && !self.is_dirty && self.flights == 0
+    }
+
+    /// Whether all bytes of `range` are valid.
+    pub(super) fn has(&self, range: &Range<u32>) -> bool {
+        self.is_complete || self.valid.contains_all(grains_of(range))
     }
 
     pub(super) fn state(&self) -> BlockState {

@@ -16,6 +16,7 @@ use super::entry::{BlockStat, Entry, sectors_of};
 use super::grains::grains_of;
 use super::key_hash;
 use super::policy::{Lru, Policy};
+use super::prefetch::prefetch;
 use citius_wire::units::{GRAIN_BYTES, SECTOR_BYTES};
 use citius_wire::{BlockId, FileKey};
 use core::ops::Range;
@@ -54,6 +55,14 @@ pub struct Hit<'a, M> {
     pub range: Range<u32>,
     /// The checksum of each sector of `range`.
     pub crcs: &'a [u32],
+}
+
+/// Where bytes are that [`BlockIndex::locate`] found; of use for as long as their block stays.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Located {
+    slot: u32,
+    life: u32,
+    range: Range<u32>,
 }
 
 /// Why bytes cannot be served from here.
@@ -124,20 +133,39 @@ impl<M, P: Policy> BlockIndex<M, P> {
     /// # Errors
     /// What is missing. Bytes past the block's end are not asked for, so nothing at all is a hit of nothing.
     pub fn lookup(&mut self, id: BlockId, offset: u32, len: u32) -> Result<Hit<'_, M>, Miss> {
+        let located = self.locate(id, offset, len)?;
+        Ok(self.hit(&located).expect("it was just found"))
+    }
+
+    /// The first half of [`lookup`](Self::lookup): finds the bytes and asks the CPU for their checksums, which come from
+    /// far away (m: 90 ns each for 4 KiB reads of 1 GiB). Who has several reads locates all of them before the first
+    /// [`hit`](Self::hit), so that the waits are one.
+    ///
+    /// # Errors
+    /// As `lookup`.
+    pub fn locate(&mut self, id: BlockId, offset: u32, len: u32) -> Result<Located, Miss> {
         let slot = self.find(id).ok_or(Miss::Absent)?;
         if self.entry(slot).may_go() {
             self.policy.touch(slot);
         }
         let entry = self.entry(slot);
         let range = clip(offset, len, entry.length);
-        if !entry.is_complete && !entry.valid.contains_all(grains_of(&range)) {
+        if !entry.has(&range) {
             return Err(Miss::Partial);
         }
+        prefetch(&entry.crcs, sectors_of(&range).start);
+        Ok(Located { slot, life: self.slots[slot as usize].life, range })
+    }
+
+    /// The second half: the bytes that were located, if they are still here.
+    pub fn hit(&self, located: &Located) -> Option<Hit<'_, M>> {
+        let cell = &self.slots[located.slot as usize];
+        let range = &located.range;
+        let entry = cell.entry.as_ref().filter(|entry| cell.life == located.life && entry.has(range))?;
         let sector = SECTOR_BYTES as u32;
-        let sectors = sectors_of(&range);
         let start = range.start / sector * sector;
         let end = if range.is_empty() { start } else { range.end.next_multiple_of(sector).min(entry.length) };
-        Ok(Hit { memory: &entry.memory, range: start..end, crcs: &entry.crcs[sectors] })
+        Some(Hit { memory: &entry.memory, range: start..end, crcs: &entry.crcs[sectors_of(range)] })
     }
 
     /// What is told of a block, without counting it as a use.

@@ -11,10 +11,11 @@ mod grains;
 mod index;
 mod key_hash;
 mod policy;
+mod prefetch;
 #[cfg(test)]
 mod tests;
 
 pub use checksum::{SectorCrcs, sector_crcs, verify_sectors};
 pub use entry::{BlockStat, BlockState};
-pub use index::{BlockIndex, Evicted, Fetched, Flight, Hit, Miss};
+pub use index::{BlockIndex, Evicted, Fetched, Flight, Hit, Located, Miss};
 pub use policy::{Lru, Policy};

@@ -51,6 +51,29 @@ fn a_cold_read_fetches_its_grains_and_then_hits() {
     assert_eq!((stat.bytes_valid, stat.bytes_held, stat.state), (GRAIN, 2 << 20, BlockState::Filling));
 }
 
+/// Several reads are located before the first is answered: what happens to a block in between must not be answered.
+#[test]
+fn what_was_located_is_a_hit_only_while_it_is_here() {
+    let mut index = Index::new(u64::MAX);
+    let block = id(1, 0);
+    let filled = |index: &mut Index, memory| {
+        index.insert(block, 2 * GRAIN, memory, 0).unwrap();
+        fetch(index, block, 0..2 * GRAIN, memory);
+        index.locate(block, 0, 10).unwrap()
+    };
+    let first = filled(&mut index, 5);
+    let last = index.locate(block, GRAIN + 1, GRAIN).unwrap();
+    assert_eq!(index.hit(&first).unwrap().crcs, [5]);
+    assert!(index.invalidate(block, GRAIN..GRAIN + 1));
+    assert!(index.hit(&last).is_none(), "not valid any more");
+    assert_eq!(*index.hit(&first).unwrap().memory, 5);
+    index.remove(block).unwrap();
+    assert!(index.hit(&first).is_none(), "gone");
+    let again = filled(&mut index, 6);
+    assert!(index.hit(&first).is_none(), "another block is in its place");
+    assert_eq!(index.hit(&again).unwrap().crcs, [6]);
+}
+
 #[test]
 fn missing_joins_neighbours_and_leaves_out_what_flies() {
     let mut index = Index::new(u64::MAX);
