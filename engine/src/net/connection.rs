@@ -1,8 +1,8 @@
 //! One client's connection, on its shard: frames in, answers out.
 //!
-//! Budget of warm reads over TCP: for all the requests that one receive brings, one `recv`, one `sendmsg` for each 64
-//! of them, and the executor's wait (4 `io_uring_enter`, 7 allocations); no copy in user space of payload, and no
-//! allocation for a request in steady state. A request that must wait (a miss, a map of an incomplete block, a
+//! Budget of warm reads over TCP, which `tests/budget` counts: for all the requests that one receive brings, one `recv`,
+//! one `sendmsg` for each 64 of them, and one `io_uring_enter` to wait for more; no allocation in steady state, and no
+//! copy in user space but of heads. A request that must wait (a miss, a map of an incomplete block, a
 //! publication) goes on in a task of its own and is answered when it is ready, in any order.
 //!
 //! Bounds: [`WAITING_MAX`] requests may wait at once; [`ANSWER_BYTES_MAX`] bytes of answers may queue or be fetched for
