@@ -184,16 +184,14 @@ impl Shard {
         let mut heard = ring.poll_add(Rc::clone(&bell), libc::POLLIN as u32);
         let mut turns = 0_u32;
         while !self.is_ending.get() {
-            if !self.host.turn().await {
-                ring.sleep(None);
-            } else {
+            turns = if self.host.turn().await { turns + 1 } else { 0 };
+            match turns {
+                0 => ring.sleep(None),
                 // Tasks that go on and on must not keep what arrives waiting.
-                turns = turns.wrapping_add(1);
-                if !turns.is_multiple_of(TURNS_PER_REAP) {
-                    continue;
-                }
-                self.kick_ring();
+                TURNS_PER_REAP => self.kick_ring(),
+                _ => continue,
             }
+            turns = 0;
             // A panic here would end the shard and with it everything that it holds; it ends one message instead.
             guarded_now(|| ring.reap());
             if let Some(polled) = (&mut heard).now_or_never() {
