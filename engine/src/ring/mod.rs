@@ -1,4 +1,4 @@
-//! The shard's own io_uring: disks, page allocation and large sends, beside the executor's ring.
+//! The shard's own io_uring: disks, page allocation, sockets, and the place where the shard sleeps.
 //!
 //! One [`Ring`] belongs to one shard and never leaves its thread. Operations are queued without a system call and
 //! submitted together by [`RingHandle::flush`] or [`RingHandle::sleep`]; the shard sleeps in its ring, and
