@@ -1,6 +1,6 @@
 //! Errors of the rooms below, as the failures that cross the wire.
 
-use citius_understore::Error as StoreError;
+use citius_understore::{Error as StoreError, ErrorClass};
 use citius_wire::{Failure, NamespacePath, Status};
 
 use crate::raft;
@@ -20,7 +20,7 @@ pub(crate) fn of_log(error: &raft::Error) -> Failure {
 
 /// What an under-store said about `path`, in the namespace's names.
 pub(crate) fn of_store(error: &StoreError, path: &NamespacePath) -> Failure {
-    let status = status_of(error);
+    let status = status_of(error.class());
     let words = match status {
         Status::NotFound => format!("{path}: no such file or directory"),
         Status::AlreadyExists => format!("{path} exists already: choose another name, or overwrite"),
@@ -34,7 +34,7 @@ pub(crate) fn of_store(error: &StoreError, path: &NamespacePath) -> Failure {
 
 /// What an under-store said when it was to be mounted: its own words, which name the cure.
 pub(crate) fn of_mount(error: &StoreError) -> Failure {
-    let status = match status_of(error) {
+    let status = match status_of(error.class()) {
         // What is missing is the folder or bucket, not the path in the namespace.
         Status::NotFound => Status::InvalidArgument,
         // The store was asked for as long as is sensible. `Unavailable` would have the client ask again, and whoever
@@ -45,37 +45,40 @@ pub(crate) fn of_mount(error: &StoreError) -> Failure {
     Failure::new(status, error.to_string())
 }
 
-fn status_of(error: &StoreError) -> Status {
-    match error {
-        StoreError::UnknownScheme { .. }
-        | StoreError::InvalidUri { .. }
-        | StoreError::UnknownOption { .. }
-        | StoreError::InvalidOption { .. }
-        | StoreError::MissingBucket { .. }
-        | StoreError::MissingFolder { .. }
-        | StoreError::NotAFolder { .. }
-        | StoreError::WrongRegion { .. } => Status::InvalidArgument,
-        StoreError::WrongKeys { .. } | StoreError::MissingKeys { .. } | StoreError::PermissionDenied { .. } => {
-            Status::PermissionDenied
+/// The status of the same name. Which class an error is of was decided where the error is made.
+const fn status_of(class: ErrorClass) -> Status {
+    match class {
+        ErrorClass::NotFound => Status::NotFound,
+        ErrorClass::AlreadyExists => Status::AlreadyExists,
+        ErrorClass::NotADirectory => Status::NotADirectory,
+        ErrorClass::IsADirectory => Status::IsADirectory,
+        ErrorClass::NotEmpty => Status::NotEmpty,
+        ErrorClass::InvalidArgument => Status::InvalidArgument,
+        ErrorClass::InvalidName => Status::InvalidName,
+        ErrorClass::EscapesMount => Status::EscapesMount,
+        ErrorClass::PermissionDenied => Status::PermissionDenied,
+        ErrorClass::VersionChanged => Status::VersionChanged,
+        ErrorClass::Conflict => Status::Conflict,
+        ErrorClass::Aborted => Status::Aborted,
+        ErrorClass::NoSpace => Status::NoSpace,
+        ErrorClass::Unavailable => Status::Unavailable,
+        ErrorClass::TimedOut => Status::TimedOut,
+        ErrorClass::Busy => Status::Busy,
+        ErrorClass::ReadOnly => Status::ReadOnly,
+        ErrorClass::Unsupported => Status::Unsupported,
+        ErrorClass::UnderStore => Status::UnderStore,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An under-store's error once had one status from a worker and another from a master, and with it another exit code.
+    #[test]
+    fn every_class_has_the_status_of_its_name() {
+        for class in ErrorClass::ALL {
+            assert_eq!(format!("{:?}", status_of(*class)), format!("{class:?}"));
         }
-        StoreError::NotFound { .. } => Status::NotFound,
-        StoreError::AlreadyExists { .. } => Status::AlreadyExists,
-        StoreError::NotADirectory { .. } => Status::NotADirectory,
-        StoreError::IsADirectory { .. } => Status::IsADirectory,
-        StoreError::NotEmpty { .. } => Status::NotEmpty,
-        StoreError::Unnameable { .. } => Status::InvalidName,
-        StoreError::EscapesMount { .. } => Status::EscapesMount,
-        StoreError::VersionChanged { .. } => Status::VersionChanged,
-        StoreError::Conflict { .. } => Status::Conflict,
-        StoreError::ReadOnly { .. } => Status::ReadOnly,
-        StoreError::NoSpace { .. } => Status::NoSpace,
-        StoreError::NotSupported { .. } | StoreError::NotAFile { .. } => Status::Unsupported,
-        StoreError::Busy { .. } => Status::Busy,
-        StoreError::TimedOut { .. } => Status::TimedOut,
-        StoreError::Unreachable { .. } | StoreError::ClockSkew { .. } | StoreError::Cancelled { .. } => {
-            Status::Unavailable
-        }
-        StoreError::StagedLost { .. } | StoreError::Expired { .. } => Status::Aborted,
-        _ => Status::UnderStore,
     }
 }

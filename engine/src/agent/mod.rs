@@ -6,6 +6,7 @@
 mod link;
 mod master;
 mod publish;
+mod rounds;
 mod view;
 
 pub(crate) use publish::{Publisher, Step};
@@ -16,12 +17,13 @@ use crate::error::{Error, Result};
 use bytes::Bytes;
 use citius_understore::UnderStore;
 use citius_wire::{
-    Attach, BlockId, ClientId, Counters, Detach, Epoch, Failure, FileKey, Handle as FileHandle, Heartbeat, Hello,
-    Incarnation, Member, MountId, MountTraffic, Operation, Origin, Outcome, Read, ReadMode, Register, Right, Ring,
-    Staged, Status, TRANSFER_BYTES_MAX, Task, Token, Work, WorkerId,
+    Attach, BlockId, ClientId, Counters, DIRTY_FILES_MAX, Detach, Epoch, Failure, FileKey, Handle as FileHandle,
+    Heartbeat, Hello, Incarnation, Member, MountId, MountTraffic, Operation, Origin, Outcome, Read, ReadMode, Register,
+    Right, Ring, Staged, Status, TRANSFER_BYTES_MAX, Task, Token, Work, WorkerId,
 };
 use link::Link;
 use master::{MasterClient, unexpected};
+use rounds::Rounds;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -40,8 +42,6 @@ const SHARD_PATIENCE: Duration = Duration::from_secs(10);
 const PEER_PATIENCE: Duration = Duration::from_secs(30);
 /// Rings of past epochs that are remembered.
 const RINGS_MAX: usize = 64;
-/// The longest list of unpersisted files in one heartbeat.
-const DIRTY_MAX: usize = 10_000;
 /// How long a file may be unpersisted here before the master is asked whether it still knows it.
 const DIRTY_AGE: Duration = Duration::from_secs(60);
 
@@ -65,6 +65,8 @@ pub(crate) struct Node {
     leaving: AtomicBool,
     /// When the last refresh of the view ended; held while one is under way, so that many who need it ask once.
     refreshed: tokio::sync::Mutex<Option<Instant>>,
+    /// Which unpersisted files the next heartbeat names.
+    dirty_rounds: Mutex<Rounds>,
 }
 
 /// What a node is made of.
@@ -99,6 +101,7 @@ impl Node {
             task_done: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             refreshed: tokio::sync::Mutex::new(None),
+            dirty_rounds: Mutex::default(),
         })
     }
 
@@ -247,12 +250,9 @@ impl Node {
     }
 
     async fn dirty(&self) -> Vec<FileKey> {
-        let mut files: Vec<FileKey> =
-            self.ask_all(|reply| ShardMessage::Dirty { age: DIRTY_AGE, reply }).await.into_iter().flatten().collect();
-        files.sort_unstable();
-        files.dedup();
-        files.truncate(DIRTY_MAX);
-        files
+        let files = self.ask_all(|reply| ShardMessage::Dirty { age: DIRTY_AGE, reply }).await.into_iter().flatten();
+        let mut rounds = self.dirty_rounds.lock().unwrap_or_else(PoisonError::into_inner);
+        rounds.next(files.collect(), DIRTY_FILES_MAX)
     }
 
     /// Asks every shard, and gives the answers of those that did.

@@ -285,10 +285,106 @@ pub enum Error {
     },
 }
 
+macro_rules! classes {
+    ($($(#[$doc:meta])* $name:ident,)*) => {
+        /// What a caller can do about an [`Error`]: the one sorting of errors that everybody shares who passes them on.
+        ///
+        /// The names are those of the statuses that cross the wire, so that who translates one into the other has nothing
+        /// to decide. New classes are meant to break those translations.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum ErrorClass {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl ErrorClass {
+            /// Every class.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+        }
+    };
+}
+
+classes! {
+    /// Nothing is there: ask for something else.
+    NotFound,
+    /// Something is there: choose another name, or replace it.
+    AlreadyExists,
+    /// A file is where a directory was meant.
+    NotADirectory,
+    /// A directory is where a file was meant.
+    IsADirectory,
+    /// Delete what is in the directory first.
+    NotEmpty,
+    /// The mount itself is wrong, in its URI, its options, or what they name: whoever mounted it must change that.
+    InvalidArgument,
+    /// The store cannot hold this name: choose another.
+    InvalidName,
+    /// The path leads out of the mount: mount what it leads to.
+    EscapesMount,
+    /// The store refuses who asks: somebody must change keys, rights or this machine's clock.
+    PermissionDenied,
+    /// The version asked for is gone: open the file again.
+    VersionChanged,
+    /// Somebody else changed the target meanwhile: look at it, then decide.
+    Conflict,
+    /// The staged write cannot be published any more: write the file again.
+    Aborted,
+    /// Make room in the store.
+    NoSpace,
+    /// The store or the way to it is away: wait.
+    Unavailable,
+    /// The answer is later than anybody waits: look after the store.
+    TimedOut,
+    /// A bound of ours is reached: wait a moment.
+    Busy,
+    /// The mount takes no writes.
+    ReadOnly,
+    /// The store, or what lies at the path, cannot do it, ever.
+    Unsupported,
+    /// The store failed in its own way: read what it said.
+    UnderStore,
+}
+
 impl Error {
     /// Whether the thing asked for simply is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
+    }
+
+    /// What a caller can do about it.
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::UnknownScheme { .. }
+            | Self::InvalidUri { .. }
+            | Self::UnknownOption { .. }
+            | Self::InvalidOption { .. }
+            | Self::MissingBucket { .. }
+            | Self::MissingFolder { .. }
+            | Self::NotAFolder { .. }
+            | Self::WrongRegion { .. } => ErrorClass::InvalidArgument,
+            Self::WrongKeys { .. }
+            | Self::MissingKeys { .. }
+            | Self::ClockSkew { .. }
+            | Self::PermissionDenied { .. } => ErrorClass::PermissionDenied,
+            Self::NotFound { .. } => ErrorClass::NotFound,
+            Self::AlreadyExists { .. } => ErrorClass::AlreadyExists,
+            Self::NotADirectory { .. } => ErrorClass::NotADirectory,
+            Self::IsADirectory { .. } => ErrorClass::IsADirectory,
+            Self::NotEmpty { .. } => ErrorClass::NotEmpty,
+            Self::Unnameable { .. } => ErrorClass::InvalidName,
+            Self::EscapesMount { .. } => ErrorClass::EscapesMount,
+            Self::NotAFile { .. } | Self::NotSupported { .. } => ErrorClass::Unsupported,
+            Self::VersionChanged { .. } => ErrorClass::VersionChanged,
+            Self::Conflict { .. } => ErrorClass::Conflict,
+            Self::Expired { .. } | Self::StagedLost { .. } => ErrorClass::Aborted,
+            Self::ReadOnly { .. } => ErrorClass::ReadOnly,
+            Self::NoSpace { .. } => ErrorClass::NoSpace,
+            Self::Busy { .. } => ErrorClass::Busy,
+            Self::TimedOut { .. } => ErrorClass::TimedOut,
+            Self::Unreachable { .. } | Self::Cancelled { .. } => ErrorClass::Unavailable,
+            Self::WrongLength { .. } | Self::BadRecord { .. } | Self::Io { .. } | Self::Store { .. } => {
+                ErrorClass::UnderStore
+            }
+        }
     }
 
     /// Whether the same call may succeed later with nothing changed by the caller.
@@ -315,5 +411,24 @@ mod tests {
         assert!(!Error::NotFound { path: path() }.is_transient());
         assert!(!Error::Conflict { path: path(), reason: String::new() }.is_transient());
         assert!(Error::NotFound { path: path() }.is_not_found());
+    }
+
+    /// These were once sorted differently by those who pass them on.
+    #[test]
+    fn errors_of_the_same_cure_are_of_one_class() {
+        let path = || "a".to_owned();
+        let skew = Error::ClockSkew { endpoint: path(), reason: String::new() };
+        let lost = Error::StagedLost { path: path(), file_id: String::new(), reason: String::new() };
+        let sorted = [
+            (Error::NotAFile { path: path(), what: "a pipe" }, ErrorClass::Unsupported),
+            (skew, ErrorClass::PermissionDenied),
+            (lost, ErrorClass::Aborted),
+            (Error::Expired { path: path() }, ErrorClass::Aborted),
+            (Error::MissingFolder { path: path() }, ErrorClass::InvalidArgument),
+            (Error::WrongLength { path: path(), expected: 2, got: 1 }, ErrorClass::UnderStore),
+        ];
+        for (error, class) in sorted {
+            assert_eq!(error.class(), class, "{error}");
+        }
     }
 }

@@ -39,7 +39,7 @@ pub mod testing;
 mod traffic;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
-pub use error::{Error, Result, Source};
+pub use error::{Error, ErrorClass, Result, Source};
 pub use local::LocalStore;
 #[cfg(feature = "testing")]
 pub use memory::MemoryStore;

@@ -84,7 +84,8 @@ pub struct Heartbeat {
     pub counters: Counters,
     /// What it read and wrote of each mount since it started.
     pub traffic: Vec<MountTraffic>,
-    /// Unpersisted files that it has held for more than a minute, at most [`DIRTY_FILES_MAX`]: the master answers a
+    /// Unpersisted files that it has held for more than a minute, at most [`DIRTY_FILES_MAX`], the others in the
+    /// heartbeats that follow: the master answers a
     /// [`Work::Drop`] or [`Work::Rekey`] for those that it knows otherwise, so no task that was lost leaves blocks
     /// that nobody would ever evict.
     pub dirty: Vec<FileKey>,

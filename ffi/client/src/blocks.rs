@@ -121,16 +121,6 @@ impl SlotTable {
         let id = BlockId { file: self.file, index };
         Some(slots[index_in % SEGMENT_SLOTS].get_or_init(|| cache.slot(id)))
     }
-
-    /// Gives up every map of this version.
-    pub(crate) fn give_up_all(&self) {
-        let slots = self.segments.get().into_iter().flatten().filter_map(OnceLock::get).flatten();
-        for slot in slots.filter_map(OnceLock::get) {
-            if let Some(block) = slot.block() {
-                slot.give_up(&block);
-            }
-        }
-    }
 }
 
 /// All slots of a process by block, and those that are mapped in the order of a clock (Corbató 1968): a bounded number
@@ -164,6 +154,18 @@ impl BlockCache {
         let slot = Arc::new(Slot::default());
         state.known.insert(id, Arc::downgrade(&slot));
         slot
+    }
+
+    /// Gives up every map of a file, whichever handle made it.
+    pub(crate) fn give_up_file(&self, file: FileKey) {
+        let slots: Vec<_> = {
+            let state = self.state.lock();
+            state.known.iter().filter(|(id, _)| id.file == file).filter_map(|(_, slot)| slot.upgrade()).collect()
+        };
+        for slot in slots {
+            let block = slot.block.write().take();
+            drop(block);
+        }
     }
 
     /// Puts a new map into its slot and gives others up for it. The owner holds the slot's `filling`.
@@ -234,6 +236,18 @@ mod tests {
         let reading = first.try_read().unwrap();
         cache.admit(&cache.slot(id(1)), block(), &stats);
         assert!(reading.is_some() && first.block.read().is_some());
+    }
+
+    #[test]
+    fn a_file_gives_up_its_maps_and_no_others() {
+        let (cache, stats) = (BlockCache::new(4), Stats::default());
+        let mine = [cache.slot(id(0)), cache.slot(id(7))];
+        let other = cache.slot(BlockId { file: FileKey([2; 16]), index: 0 });
+        for slot in mine.iter().chain([&other]) {
+            cache.admit(slot, block(), &stats);
+        }
+        cache.give_up_file(FileKey([1; 16]));
+        assert!(mine.iter().all(|slot| slot.block().is_none()) && other.block().is_some());
     }
 
     #[test]

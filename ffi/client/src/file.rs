@@ -208,7 +208,7 @@ impl File {
         self.0.with_version(
             deadline,
             |version| {
-                version.slots.give_up_all();
+                client.blocks.give_up_file(version.info.version);
                 let routes = version.routes(client, deadline)?;
                 let work = |(worker, shard)| Item::new(FreeWork { worker, shard, freed_bytes: 0 });
                 let works = dispatch(client, version, routes.shards().map(work).collect(), deadline)?;

@@ -78,6 +78,22 @@ fn large_and_sequential_reads_map_and_each_block_once() {
     assert!(client.stats().inline_reads < 35);
 }
 
+/// The story: `citius free` opens a file anew and so had nothing to unmap; what an older handle of the process had mapped
+/// stayed charged to it.
+#[test]
+fn free_by_any_handle_gives_up_the_maps_of_all() {
+    let server = Server::start(1, "x");
+    let bytes = pattern(2 * BLOCK as usize);
+    server.put("/f", bytes.clone(), BLOCK);
+    let client = near(&server);
+    let reader = client.open("/f").unwrap();
+    check(&reader, &bytes, 0, bytes.len());
+    assert_eq!(client.stats().maps, 2);
+    client.open("/f").unwrap().free().unwrap();
+    check(&reader, &bytes, 0, bytes.len());
+    assert_eq!(client.stats().maps, 4, "the reader had to map anew");
+}
+
 #[test]
 fn blocks_ahead_of_a_sequential_reader_are_mapped_for_it() {
     let server = Server::start(1, "x");

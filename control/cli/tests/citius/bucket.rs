@@ -1,0 +1,135 @@
+//! A prefix of a real S3 server's bucket, written and looked at past Citius.
+
+use crate::support::Process;
+use citius_understore::testing::Server;
+use citius_understore::{Condition, FileId, StorePath, UnderStore};
+use futures::{TryStreamExt, stream};
+use std::sync::{Arc, Mutex, Weak};
+use tokio::runtime::Runtime;
+
+/// Objects on their way to the server at once.
+const PUTS_IN_FLIGHT_MAX: usize = 64;
+
+/// A server that tests share while any of them runs.
+struct Shared {
+    server: Server,
+    runtime: Runtime,
+}
+
+/// A prefix of the shared server's bucket.
+pub(crate) struct Prefix {
+    shared: Arc<Shared>,
+    name: &'static str,
+    store: Arc<dyn UnderStore>,
+}
+
+impl Shared {
+    fn get() -> Arc<Self> {
+        // Weak, because a static is never dropped and the server would be left to its watcher.
+        static NOW: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
+        let mut now = NOW.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        now.upgrade().unwrap_or_else(|| {
+            let runtime = Runtime::new().unwrap();
+            let server = runtime.block_on(Server::s3()).unwrap();
+            let shared = Arc::new(Self { server, runtime });
+            *now = Arc::downgrade(&shared);
+            shared
+        })
+    }
+}
+
+impl Prefix {
+    pub(crate) fn new(name: &'static str) -> Self {
+        let shared = Shared::get();
+        let store = citius_understore::open(&shared.server.mount(name)).unwrap();
+        Self { shared, name, store }
+    }
+
+    fn uri(&self) -> String {
+        format!("s3://{}/{}", self.shared.server.bucket(), self.name)
+    }
+
+    fn options(&self) -> Vec<String> {
+        let (key, secret) = self.shared.server.keys();
+        [
+            format!("aws_endpoint={}", self.shared.server.endpoint()),
+            format!("aws_access_key_id={key}"),
+            format!("aws_secret_access_key={secret}"),
+            "aws_region=us-east-1".to_owned(),
+            "aws_allow_http=true".to_owned(),
+        ]
+        .into_iter()
+        .flat_map(|option| ["--option".to_owned(), option])
+        .collect()
+    }
+
+    /// Starts `citius local` with this prefix at `/data`.
+    pub(crate) fn local(&self) -> Process {
+        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.uri())], self.options()].concat();
+        Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Mounts this prefix once more, with a sync interval of its own.
+    pub(crate) fn mount_at(&self, local: &Process, path: &str, sync_interval: &str) {
+        let uri = self.uri();
+        let options = self.options();
+        let mut arguments = vec!["mount", "add", path, &uri, "--sync-interval", sync_interval];
+        arguments.extend(options.iter().map(String::as_str));
+        local.run(&arguments);
+    }
+
+    /// Writes an object whole.
+    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
+        self.put_pieces(name, bytes.len() as u64, [bytes]);
+    }
+
+    /// Writes an object of `length` bytes piece by piece, so that it is never in memory whole.
+    pub(crate) fn put_pieces(&self, name: &str, length: u64, pieces: impl IntoIterator<Item = Vec<u8>>) {
+        self.shared.runtime.block_on(put(&*self.store, name, length, pieces)).unwrap();
+    }
+
+    /// Writes an empty object under each name.
+    pub(crate) fn touch_all(&self, names: impl IntoIterator<Item = String>) {
+        let puts = stream::iter(names.into_iter().map(Ok)).try_for_each_concurrent(PUTS_IN_FLIGHT_MAX, |name| {
+            let store = Arc::clone(&self.store);
+            async move {
+                let put = tokio::spawn(async move { put(&*store, &name, 0, []).await });
+                put.await.unwrap()
+            }
+        });
+        self.shared.runtime.block_on(puts).unwrap();
+    }
+
+    /// The bytes of an object; `None` if there is none.
+    pub(crate) fn get(&self, name: &str) -> Option<Vec<u8>> {
+        let path = StorePath::parse(name).unwrap();
+        self.shared.runtime.block_on(async {
+            let stat = match self.store.stat(&path).await {
+                Ok(stat) => stat,
+                Err(citius_understore::Error::NotFound { .. }) => return None,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let mut bytes = Vec::new();
+            let mut landing = |_: u64, part: &[u8]| bytes.extend_from_slice(part);
+            if stat.len > 0 {
+                self.store.read(&path, &stat.token, 0..stat.len, &mut landing).await.unwrap();
+            }
+            Some(bytes)
+        })
+    }
+}
+
+async fn put(
+    store: &dyn UnderStore,
+    name: &str,
+    length: u64,
+    pieces: impl IntoIterator<Item = Vec<u8>>,
+) -> citius_understore::Result<()> {
+    let path = StorePath::parse(name)?;
+    let mut staged = store.stage(&path, FileId([7; 16]), Some(length)).await?;
+    for piece in pieces {
+        staged.write(piece.into()).await?;
+    }
+    staged.publish(&Condition::Any).await?;
+    Ok(())
+}
