@@ -13,6 +13,7 @@ use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use citius_wire::{ClusterId, MacKey, NamespacePath, Token};
 use tokio::runtime::Handle;
@@ -36,6 +37,15 @@ const LEASE_MS_DEFAULT: u32 = 60_000;
 const HEARTBEAT_MS_DEFAULT: u32 = 1_000;
 /// Heartbeats that may be missed before a worker is taken out of the ring.
 const HEARTBEATS_MISSED_MAX_DEFAULT: u32 = 10;
+/// Of the process's descriptors, one in this many may be a connection of the metadata RPC: the log, the under-stores, and
+/// in a process with a worker its blocks, need the others.
+const CONNECTIONS_PART: u64 = 8;
+/// Fewer make no cluster, whatever the limit.
+const CONNECTIONS_MIN: u64 = 16;
+/// More are of no use to the few threads that serve them.
+const CONNECTIONS_MAX: u64 = 16_384;
+/// How long a connection of the metadata RPC may be silent.
+const RPC_IDLE_MS_DEFAULT: u64 = 600_000;
 /// How long a capability lives.
 const CAPABILITY_MS_DEFAULT: u64 = 3_600_000;
 
@@ -84,6 +94,10 @@ pub struct MasterConfig {
     pub cache_entries_max: usize,
     /// Threads that serve the metadata RPC, at most 4; 0 for half the cores.
     pub rpc_threads: usize,
+    /// Connections of the metadata RPC at a time.
+    pub rpc_connections_max: usize,
+    /// How long such a connection may be silent.
+    pub rpc_idle_ms: u64,
     /// Log written since the last snapshot that calls for the next one; `None` for the log's own choice.
     pub snapshot_log_bytes: Option<u64>,
     /// Whether `raft/` and `root/` are removed at the end.
@@ -110,6 +124,8 @@ impl MasterConfig {
             capability_ms: CAPABILITY_MS_DEFAULT,
             cache_entries_max: CACHE_ENTRIES_DEFAULT,
             rpc_threads: 0,
+            rpc_connections_max: connections_max(),
+            rpc_idle_ms: RPC_IDLE_MS_DEFAULT,
             snapshot_log_bytes: None,
             ephemeral: false,
             fault: None,
@@ -169,6 +185,8 @@ impl Master {
             service: Arc::clone(&service),
             token: config.token.clone(),
             counters: Arc::clone(&service.rpc),
+            connections_max: config.rpc_connections_max,
+            idle_patience: Duration::from_millis(config.rpc_idle_ms),
             elsewhere: runtime.clone(),
             stop: stopped.clone(),
         };
@@ -226,6 +244,11 @@ fn conduct(config: &MasterConfig) -> Conduct {
         cache_entries_max: config.cache_entries_max,
         fault: config.fault.clone(),
     }
+}
+
+fn connections_max() -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    (descriptors / CONNECTIONS_PART).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as usize
 }
 
 fn rpc_threads(wanted: usize) -> usize {

@@ -17,30 +17,33 @@ use citius_wire::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, timeout};
 
-use super::server::Shared;
+use super::server::{Place, Shared};
 use super::slow::{Errand, Parcel};
-use super::{
-    ANSWER_BYTES_TARGET, ELSEWHERE_MAX, FRAMES_WAITING_MAX, HELLO_PATIENCE, IDLE_PATIENCE, READ_BYTES, WRITE_PATIENCE,
-};
+use super::{ANSWER_BYTES_TARGET, ELSEWHERE_MAX, FRAMES_WAITING_MAX, HELLO_PATIENCE, READ_BYTES, WRITE_PATIENCE};
 
 /// The longest frame a master takes: none of its requests has a payload.
 const REQUEST_BYTES_MAX: usize = PRELUDE_BYTES + HEADER_BYTES_MAX;
 /// A receive buffer that grew past this is replaced once it is empty.
 const BUFFER_BYTES_KEPT: usize = 4 * READ_BYTES;
 
-/// Serves a connection to its end.
-pub(super) async fn serve(mut stream: TcpStream, shared: &Arc<Shared>) -> io::Result<()> {
+/// Serves a connection to its end; `greeting` is its turn among those before their hello.
+pub(super) async fn serve(
+    mut stream: TcpStream,
+    shared: &Arc<Shared>,
+    greeting: OwnedSemaphorePermit,
+) -> io::Result<()> {
     let mut buffer = FrameBuffer::new(READ_BYTES);
     buffer.limit_frames(HELLO_FRAME_BYTES_MAX);
-    let Some(client) = welcome(&mut stream, &mut buffer, shared).await? else { return Ok(()) };
+    let Some((client, _place)) = welcome(&mut stream, &mut buffer, shared).await? else { return Ok(()) };
+    drop(greeting);
     buffer.limit_frames(REQUEST_BYTES_MAX);
 
     let (parcels_in, mut parcels) = mpsc::channel(FRAMES_WAITING_MAX);
     let mut desk = Desk::new(client, shared, parcels_in);
-    let mut watch = IdleWatch::new(IDLE_PATIENCE);
+    let mut watch = IdleWatch::new(shared.idle_patience);
     let mut longest = 0;
     loop {
         let verdict = desk.answer(&mut buffer, &mut longest);
@@ -83,14 +86,18 @@ pub(super) async fn serve(mut stream: TcpStream, shared: &Arc<Shared>) -> io::Re
 }
 
 /// Reads the hello and answers it; `None` if the connection is to be closed.
-async fn welcome(stream: &mut TcpStream, buffer: &mut FrameBuffer, shared: &Shared) -> io::Result<Option<ClientId>> {
+async fn welcome(
+    stream: &mut TcpStream,
+    buffer: &mut FrameBuffer,
+    shared: &Shared,
+) -> io::Result<Option<(ClientId, Place)>> {
     let mut out = Vec::new();
     let mut encoder = Encoder::default();
     let greeted = timeout(HELLO_PATIENCE, hello(stream, buffer)).await;
     let (request_id, judged) = match greeted {
         Ok(Ok(Greeting::Hello { request_id, hello })) => {
             if shared.token.matches(&hello.token) {
-                (request_id, Ok(hello.client))
+                (request_id, admit(shared).map(|place| (hello.client, place)))
             } else {
                 shared.counters.unauthenticated.fetch_add(1, Relaxed);
                 let words = "the token is not this cluster's: use the token file of the home that the master runs in";
@@ -112,16 +119,28 @@ async fn welcome(stream: &mut TcpStream, buffer: &mut FrameBuffer, shared: &Shar
             (0, Err(Failure::new(Status::Unauthenticated, words)))
         }
     };
-    let (client, reply) = match judged {
-        Ok(client) => (Some(client), Ok(shared.service.welcome())),
+    let (admitted, reply) = match judged {
+        Ok(admitted) => (Some(admitted), Ok(shared.service.welcome())),
         Err(failure) => (None, Err(failure)),
     };
     encoder.reply::<Hello>(&mut out, request_id, &reply);
     timeout(WRITE_PATIENCE, stream.write_all(&out)).await??;
-    if client.is_none() {
+    if admitted.is_none() {
         linger(stream).await;
     }
-    Ok(client)
+    Ok(admitted)
+}
+
+fn admit(shared: &Shared) -> Result<Place, Failure> {
+    Place::take(&shared.counters, shared.connections_max).ok_or_else(|| {
+        shared.counters.turned_away.fetch_add(1, Relaxed);
+        let words = format!(
+            "this master has {} connections already, the most that its limit of open files allows: close some, or raise \
+             its `ulimit -n`",
+            shared.connections_max
+        );
+        Failure::new(Status::Busy, words)
+    })
 }
 
 enum Greeting {

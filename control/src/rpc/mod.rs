@@ -8,7 +8,7 @@
 //! A `stat` that memory can answer is answered where it was read: no task, no hop, one short read lock. Everything that
 //! waits (an under-store, the log) runs elsewhere and is answered when it is ready, in any order.
 //!
-//! Bounds: connections, bytes of answers waiting for one connection, requests of one connection that run elsewhere, and
+//! Bounds: connections past their hello and before it, so that nobody without a token keeps others out, bytes of answers waiting for one connection, requests of one connection that run elsewhere, and
 //! the times that a peer may be silent.
 
 mod connection;
@@ -19,12 +19,10 @@ pub(crate) use server::{RpcCounters, RpcServer, Shared};
 
 use std::time::Duration;
 
-/// Connections at a time; the next one is told `Busy` and closed.
-pub(crate) const CONNECTIONS_MAX: usize = 16_384;
+/// Connections before their hello; more wait to be accepted.
+pub(crate) const GREETINGS_MAX: usize = 256;
 /// How long a peer may take to show its token.
 pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a connection may be silent.
-pub(crate) const IDLE_PATIENCE: Duration = Duration::from_secs(600);
 /// How long a peer may take to accept the answers of one write.
 pub(crate) const WRITE_PATIENCE: Duration = Duration::from_secs(30);
 /// Bytes received at a time.

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use citius_wire::{Encoder, Failure, Kind, Status, Token};
+use citius_wire::Token;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
-use super::{CONNECTIONS_MAX, THREADS_MAX, connection};
+use super::{GREETINGS_MAX, THREADS_MAX, connection};
 use crate::service::Service;
 
 /// How long the acceptor waits after an error that only time cures (no descriptors left).
@@ -68,6 +68,10 @@ pub(crate) struct Shared {
     pub(crate) service: Arc<Service>,
     pub(crate) token: Token,
     pub(crate) counters: Arc<RpcCounters>,
+    /// Connections past their hello at a time; the next one is told `Busy` and closed.
+    pub(crate) connections_max: usize,
+    /// How long a connection may be silent.
+    pub(crate) idle_patience: Duration,
     /// Where requests run that memory cannot answer.
     pub(crate) elsewhere: Handle,
     pub(crate) stop: watch::Receiver<bool>,
@@ -117,8 +121,10 @@ async fn accept(listener: TcpListener, lanes: Vec<Handle>, shared: Arc<Shared>) 
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the metadata RPC cannot listen"),
     };
+    let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
     let mut next = 0;
     loop {
+        let greeting = Arc::clone(&greetings).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -127,52 +133,37 @@ async fn accept(listener: TcpListener, lanes: Vec<Handle>, shared: Arc<Shared>) 
                 continue;
             }
         };
-        let counters = &shared.counters;
-        counters.accepted.fetch_add(1, Relaxed);
+        shared.counters.accepted.fetch_add(1, Relaxed);
         let Ok(stream) = stream.into_std() else { continue };
-        if counters.connections.load(Relaxed) >= CONNECTIONS_MAX {
-            counters.turned_away.fetch_add(1, Relaxed);
-            turn_away(&stream);
-            continue;
-        }
-        let counted = Counted::new(Arc::clone(counters));
-        lanes[next % lanes.len()].spawn(serve(stream, peer, Arc::clone(&shared), counted));
+        lanes[next % lanes.len()].spawn(serve(stream, peer, Arc::clone(&shared), greeting));
         next += 1;
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, counted: Counted) {
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, greeting: OwnedSemaphorePermit) {
     let served = async {
         stream.set_nodelay(true)?;
-        connection::serve(tokio::net::TcpStream::from_std(stream)?, &shared).await
+        connection::serve(tokio::net::TcpStream::from_std(stream)?, &shared, greeting).await
     };
     // A peer that goes away in the middle is everyday life.
     if let Err(error) = served.await {
         tracing::debug!(%peer, %error, "a connection broke");
     }
-    drop(counted);
 }
 
-/// One open connection, counted for as long as it lives, however it ends.
-struct Counted(Arc<RpcCounters>);
+/// The place of one connection past its hello, taken for as long as it lives, however it ends.
+pub(super) struct Place(Arc<RpcCounters>);
 
-impl Counted {
-    fn new(counters: Arc<RpcCounters>) -> Self {
-        counters.connections.fetch_add(1, Relaxed);
-        Self(counters)
+impl Place {
+    /// A place, if one of `max` is free.
+    pub(super) fn take(counters: &Arc<RpcCounters>, max: usize) -> Option<Self> {
+        let more = |count| (count < max).then_some(count + 1);
+        counters.connections.fetch_update(Relaxed, Relaxed, more).ok().map(|_| Self(Arc::clone(counters)))
     }
 }
 
-impl Drop for Counted {
+impl Drop for Place {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Relaxed);
     }
-}
-
-/// Says why and hangs up. What does not fit the socket's empty send buffer is lost, which nothing here does.
-fn turn_away(stream: &TcpStream) {
-    let mut out = Vec::new();
-    let words = format!("this master has {CONNECTIONS_MAX} connections already: try again shortly");
-    Encoder::default().failure(&mut out, Kind::Hello, 0, &Failure::new(Status::Busy, words));
-    drop(io::Write::write(&mut &*stream, &out));
 }

@@ -7,6 +7,7 @@ use citius_wire::{
     PROTOCOL_VERSION, Serial, Status, Token,
 };
 use std::io::Write;
+use std::time::{Duration, Instant};
 
 fn hello(token: Token) -> Hello {
     Hello { token, client: ClientId([9; 16]), shard: 0 }
@@ -103,6 +104,55 @@ fn what_is_a_frame_and_cannot_be_done_is_refused_and_the_connection_goes_on() {
     let last = Batch { first: Serial(u64::MAX), operations: vec![Operation::MountList; 2] };
     assert_eq!(status(client.ask(&last)), Status::InvalidArgument);
     assert_eq!(client.batch(vec![Operation::MountList; OPERATIONS_MAX]).len(), OPERATIONS_MAX);
+}
+
+/// Who is past the bound is told so in answer to its hello, those within are served on, and a place that was left is
+/// free again. Connections that never say hello take no place from those that do.
+#[test]
+fn connections_are_bounded_and_a_place_that_was_left_is_free() {
+    const MAX: u8 = 3;
+    let rig = Rig::with(|config| config.rpc_connections_max = usize::from(MAX));
+    let address = rig.master().rpc_address();
+    let silent: Vec<_> = (0..10).map(|_| Client::connect_raw(address)).collect();
+    let mut within: Vec<_> = (0..MAX).map(|id| rig.client_as(id)).collect();
+    for _ in 0..3 {
+        let refused = Client::connect(address, &TOKEN, 9).err().unwrap();
+        assert_eq!(refused.status, Status::Busy);
+        assert!(refused.message.contains("3 connections") && refused.message.contains("ulimit -n"), "{refused}");
+        assert!(within.iter_mut().all(|client| client.is_there("/")), "others are served");
+    }
+    within.pop();
+    // When the master hears of it is not ours to say.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut next = loop {
+        match Client::connect(address, &TOKEN, 9) {
+            Ok(client) => break client,
+            Err(refused) => assert!(refused.status == Status::Busy && Instant::now() < deadline, "{refused}"),
+        }
+    };
+    assert!(next.is_there("/"));
+    assert_eq!(Client::connect(address, &TOKEN, 10).err().unwrap().status, Status::Busy, "full again");
+    drop(silent);
+}
+
+/// A peer that vanished without a word, or never says one, gives its place back; one that speaks keeps it.
+#[test]
+fn silence_costs_a_connection_its_place() {
+    let rig = Rig::with(|config| {
+        config.rpc_connections_max = 2;
+        config.rpc_idle_ms = 2_000;
+    });
+    let mut mute = Client::connect_raw(rig.master().rpc_address());
+    let (mut speaks, mut silent) = (rig.client_as(1), rig.client_as(2));
+    let end = std::thread::spawn(move || silent.receive::<Batch>().is_none());
+    while !end.is_finished() {
+        assert!(speaks.is_there("/"));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(end.join().unwrap(), "it is closed, and nothing is said");
+    assert!(rig.client_as(3).is_there("/"), "its place is free");
+    assert_eq!(status(mute.receive::<Hello>().unwrap().2), Status::Unauthenticated);
+    assert!(mute.receive::<Hello>().is_none());
 }
 
 /// Many requests in one write, answered in any order, all of them.

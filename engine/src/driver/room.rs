@@ -1,11 +1,12 @@
 //! Memory for blocks, and eviction when there is none.
 
-use super::{Shard, tally};
+use super::{Shard, ShardMessage, tally};
 use crate::store::BlockState;
 use crate::tier::mem::{MemError, Memory, OBJECT_BYTES_MAX};
 use citius_wire::units::PAGE_BYTES;
 use citius_wire::{BlockId, Failure, Status};
 use std::ops::Range;
+use tokio::sync::oneshot;
 
 /// Evictions in a row for one allocation, past which something is wrong rather than full.
 const EVICTIONS_MAX: usize = 4096;
@@ -51,6 +52,34 @@ impl Shard {
             }
         }
         Err(self.full())
+    }
+
+    /// Tries again what found no room, once, when the master was asked which files are gone: tasks to drop them come with
+    /// heartbeats, and who deletes a file to make room does not wait for one.
+    ///
+    /// # Errors
+    /// What the last try said.
+    pub(super) async fn with_news<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+        match attempt().await {
+            Err(full) if full.status == Status::NoSpace => {
+                if let Err(failure) = self.refresh().await {
+                    tracing::debug!(%failure, "the master was not asked which files are gone");
+                    return Err(full);
+                }
+                self.catch_up().await;
+                attempt().await
+            }
+            other => other,
+        }
+    }
+
+    /// Waits until all that was said to this shard so far is done: its inbox keeps the order.
+    async fn catch_up(&self) {
+        let (reply, answer) = oneshot::channel();
+        if self.inbox.send(ShardMessage::Counters { reply }).is_ok() {
+            // Without an answer the shard is ending, and what is tried next says so.
+            drop(answer.await);
+        }
     }
 
     /// Evicts one block because of `error`, or says why nothing can be done.

@@ -166,15 +166,19 @@ impl Shard {
         if self.blocks.borrow().stat(block).is_some() {
             return Err(refuse("the block is sealed"));
         }
-        let written = self.writing.open.borrow().get(&block).map(|open| open.written);
-        if written.is_none() && start > 0 {
-            return Err(given_up(right));
-        }
-        if start != written.unwrap_or(0) {
-            return Err(refuse("a block is written from its start to its end"));
-        }
-        let memory = self.memory_to_write(block, block_bytes, start, end).await?;
-        self.prepare(None, &memory, start..end).await?;
+        let take_room = async || {
+            let written = self.writing.open.borrow().get(&block).map(|open| open.written);
+            if written.is_none() && start > 0 {
+                return Err(given_up(right));
+            }
+            if start != written.unwrap_or(0) {
+                return Err(refuse("a block is written from its start to its end"));
+            }
+            let memory = self.memory_to_write(block, block_bytes, start, end).await?;
+            self.prepare(None, &memory, start..end).await?;
+            Ok(memory)
+        };
+        let memory = self.with_news(take_room).await?;
         let span = memory.fill(start..end).map_err(|error| Failure::new(Status::Conflict, error.to_string()))?;
         Ok(Pending { claim, start, span })
     }

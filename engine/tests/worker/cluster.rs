@@ -10,6 +10,8 @@ use citius_wire::{
 };
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
@@ -95,11 +97,21 @@ impl Cluster {
     }
 
     pub(crate) fn tcp(&self) -> Peer {
-        Peer::hello(TcpStream::connect(self.worker.as_ref().unwrap().data_address()).unwrap())
+        Peer::hello(self.tcp_socket())
     }
 
     pub(crate) fn unix(&self) -> Peer {
-        Peer::hello(std::os::unix::net::UnixStream::connect(&self.socket).unwrap())
+        Peer::hello(self.unix_socket())
+    }
+
+    /// A connection to the data listener, without a word said.
+    pub(crate) fn tcp_socket(&self) -> OwnedFd {
+        TcpStream::connect(self.data_address()).unwrap().into()
+    }
+
+    /// A connection to the Unix socket, without a word said.
+    pub(crate) fn unix_socket(&self) -> OwnedFd {
+        UnixStream::connect(&self.socket).unwrap().into()
     }
 
     pub(crate) fn data_address(&self) -> std::net::SocketAddr {
@@ -160,9 +172,14 @@ impl Cluster {
         word.view.ring.clone()
     }
 
+    /// Has something for the worker to do when it next asks.
+    pub(crate) fn leave_order(&self, work: Work) {
+        self.word.lock().unwrap().tasks.push(Task { number: 1, work });
+    }
+
     /// Gives the worker something to do; it is done when the worker has said so.
     pub(crate) fn order(&self, work: Work) {
-        self.word.lock().unwrap().tasks.push(Task { number: 1, work });
+        self.leave_order(work);
         wait_until("the worker does its task", || self.word.lock().unwrap().tasks.is_empty());
     }
 

@@ -1,8 +1,12 @@
 //! Blocks of files being written, in frames.
 
 use crate::cluster::{BLOCK_BYTES, Cluster, MEMORY_BYTES, noise};
+use crate::peer::Peer;
 use crate::reads::flip_first_bit_of_block;
-use citius_wire::{Access, Origin, ReadMode, Resident, Seal, Status, TRANSFER_BYTES_MAX, Work, Write, WriteType};
+use citius_wire::{
+    Access, Failure, Handle, Origin, ReadMode, Resident, Right, Seal, Status, TRANSFER_BYTES_MAX, Work, Write,
+    WriteType,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -110,21 +114,7 @@ fn a_file_dropped_under_its_writer_aborts_it_and_leaves_nothing() {
 fn unpersisted_blocks_fill_the_tier_and_reads_go_past_it() {
     let cluster = Cluster::start();
     let mut peer = cluster.tcp();
-    let right = cluster.writing(5, WriteType::MustCache);
-    let handle = peer.attach(&right);
-    let piece = noise(TRANSFER_BYTES_MAX as usize, 6);
-    let mut at = 0;
-    let failure = loop {
-        match peer.write(handle, at, &piece) {
-            Ok(_) => at += piece.len() as u64,
-            Err(failure) => break failure,
-        }
-        assert!(at <= MEMORY_BYTES, "more was taken in than there is room for");
-        if at.is_multiple_of(u64::from(BLOCK_BYTES)) {
-            let index = (at / u64::from(BLOCK_BYTES)) as u32 - 1;
-            peer.ask(&Seal { handle, index, length: BLOCK_BYTES }).unwrap();
-        }
-    };
+    let (handle, failure) = fill(&mut peer, &cluster.writing(5, WriteType::MustCache));
     assert_eq!(failure.status, Status::NoSpace, "{failure}");
     assert!(failure.message.contains("64 MiB hold unpersisted files"), "{failure}");
     assert_eq!(cluster.counters().memory_pinned_bytes, MEMORY_BYTES);
@@ -134,7 +124,43 @@ fn unpersisted_blocks_fill_the_tier_and_reads_go_past_it() {
     for _ in 0..2 {
         assert!(peer.read(reading, 0, MIB as u32).unwrap() == other, "past the cache");
     }
-    assert_eq!(peer.read(handle, 0, 4096).unwrap(), piece[..4096]);
+    assert_eq!(peer.read(handle, 0, 4096).unwrap(), noise(4096, 6));
+}
+
+/// Writes a file until it fails, sealing its blocks; gives its handle and the failure.
+fn fill(peer: &mut Peer, right: &Right) -> (Handle, Failure) {
+    let handle = peer.attach(right);
+    let piece = noise(TRANSFER_BYTES_MAX as usize, 6);
+    let mut at = 0;
+    loop {
+        match peer.write(handle, at, &piece) {
+            Ok(_) => at += piece.len() as u64,
+            Err(failure) => return (handle, failure),
+        }
+        assert!(at <= MEMORY_BYTES, "more was taken in than there is room for");
+        if at.is_multiple_of(u64::from(BLOCK_BYTES)) {
+            let index = (at / u64::from(BLOCK_BYTES)) as u32 - 1;
+            peer.ask(&Seal { handle, index, length: BLOCK_BYTES }).unwrap();
+        }
+    }
+}
+
+/// The story: a user deleted must-cache files to make room, as the message of a full tier says, and was told again that
+/// it is full, until the next heartbeat.
+#[test]
+fn room_of_a_file_deleted_just_now_is_there_for_the_next_write() {
+    let cluster = Cluster::start();
+    let mut peer = cluster.tcp();
+    let old = cluster.writing(7, WriteType::MustCache);
+    fill(&mut peer, &old);
+    let new = cluster.writing(8, WriteType::MustCache);
+    let handle = peer.attach(&new);
+    assert_eq!(peer.write(handle, 0, &noise(MIB, 9)).unwrap_err().status, Status::NoSpace);
+    // The worker's next heartbeat is an hour away.
+    cluster.leave_order(Work::Drop { file: old.file });
+    peer.write(handle, 0, &noise(MIB, 9)).unwrap();
+    peer.ask(&Seal { handle, index: 0, length: MIB as u32 }).unwrap();
+    assert!(peer.read(handle, 0, MIB as u32).unwrap() == noise(MIB, 9));
 }
 
 #[test]

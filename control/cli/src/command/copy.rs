@@ -1,6 +1,6 @@
 //! `citius cp`: into the namespace, out of it, and within it.
 
-use super::pool;
+use super::pool::{self, Tasks};
 use super::progress::Progress;
 use super::walk::Walk;
 use crate::args::{CpArgs, Reach, WriteTypeFlag};
@@ -9,9 +9,9 @@ use crate::output::{human_bytes, say, shown};
 use citius_client::{Client, CreateOptions, EntryKind, Status, WriteType};
 use std::fs;
 use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::SyncSender;
 
 /// Bytes moved at once.
 const CHUNK_BYTES: usize = 4 << 20;
@@ -125,13 +125,14 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
     sum.into_result("files copied")
 }
 
-/// Finds the files below `from` and makes the directories that they go to.
+/// Finds the files below `from` and makes the directories that they go to. What fails is of one name, and the others are
+/// found all the same.
 fn find(
     client: &Client,
     args: &CpArgs,
     from: &Side,
     to: &Side,
-    tasks: &SyncSender<Task>,
+    tasks: &Tasks<Task>,
     progress: &Progress,
 ) -> Result<(), CliError> {
     let is_dir = from.is_dir(client)?.ok_or_else(|| CliError::not_found(format!("{from} does not exist")))?;
@@ -143,7 +144,13 @@ fn find(
         Side::Namespace(path) => {
             let mut base = None;
             for found in Walk::new(client, path)? {
-                let found = found?;
+                let found = match found {
+                    Ok(found) => found,
+                    Err(error) => {
+                        send(Err(error))?;
+                        continue;
+                    }
+                };
                 let base = base.get_or_insert_with(|| found.path.clone());
                 let below = found.path[base.len()..].trim_start_matches('/');
                 let target = if below.is_empty() { to.clone() } else { to.join(below) };
@@ -151,36 +158,55 @@ fn find(
                     target.make_dir(client)?;
                 } else {
                     progress.expect(found.info.length);
-                    send(Task { from: Side::Namespace(found.path), to: target })?;
+                    send(Ok(Task { from: Side::Namespace(found.path), to: target }))?;
                 }
             }
         }
         Side::Local(path) if !is_dir => {
             progress.expect(fs::metadata(path).map_or(0, |metadata| metadata.len()));
-            send(Task { from: from.clone(), to: to.clone() })?;
+            send(Ok(Task { from: from.clone(), to: to.clone() }))?;
         }
         Side::Local(path) => {
             let mut waiting = vec![(path.clone(), to.clone())];
             while let Some((dir, target)) = waiting.pop() {
                 target.make_dir(client)?;
                 for entry in fs::read_dir(&dir).map_err(|error| local(&dir, &error))? {
-                    let entry = entry.map_err(|error| local(&dir, &error))?;
-                    let path = entry.path();
-                    let name = entry.file_name().into_string().map_err(|name| {
-                        CliError::failure(format!("{:?} in {} is not UTF-8 and cannot be copied", name, dir.display()))
-                    })?;
-                    let metadata = fs::metadata(&path).map_err(|error| local(&path, &error))?;
-                    if metadata.is_dir() {
-                        waiting.push((path, target.join(&name)));
-                    } else {
-                        progress.expect(metadata.len());
-                        send(Task { from: Side::Local(path), to: target.join(&name) })?;
+                    match look(&entry.map_err(|error| local(&dir, &error))?, path) {
+                        Ok((path, name, metadata)) if metadata.is_dir() => waiting.push((path, target.join(&name))),
+                        Ok((path, name, metadata)) => {
+                            progress.expect(metadata.len());
+                            send(Ok(Task { from: Side::Local(path), to: target.join(&name) }))?;
+                        }
+                        Err(error) => send(Err(error))?,
                     }
                 }
             }
         }
     }
     Ok(())
+}
+
+/// What is to be copied of a name below `top` of this machine, symbolic links followed.
+fn look(entry: &fs::DirEntry, top: &Path) -> Result<(PathBuf, String, fs::Metadata), CliError> {
+    let path = entry.path();
+    let failed = |error: std::io::Error| local(&path, &error);
+    let metadata = fs::metadata(&path).map_err(failed)?;
+    if metadata.is_dir() && entry.file_type().map_err(failed)?.is_symlink() && leads_back(&path, &metadata, top) {
+        let words = "is a symbolic link back to a folder that it is in, and is left out";
+        return Err(CliError::failure(format!("{} {words}", path.display())));
+    }
+    let name = entry
+        .file_name()
+        .into_string()
+        .map_err(|_| CliError::failure(format!("{} is not UTF-8 and cannot be copied", path.display())))?;
+    Ok((path, name, metadata))
+}
+
+/// Whether what is at `path` is one of the folders from `top` down to it.
+fn leads_back(path: &Path, metadata: &fs::Metadata, top: &Path) -> bool {
+    let above = path.ancestors().skip(1).take_while(|above| above.starts_with(top));
+    let mut ids = above.filter_map(|above| fs::metadata(above).ok()).map(|above| (above.dev(), above.ino()));
+    ids.any(|id| id == (metadata.dev(), metadata.ino()))
 }
 
 fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Result<(), CliError> {

@@ -38,11 +38,7 @@ fn one(client: &Client, reach: &Reach, args: &LsArgs, path: &str, out: &mut impl
         }
         if listing.unnameable() > 0 && !reach.quiet {
             out.flush()?;
-            say!(
-                "citius: {} name(s) in {} are not shown: not UTF-8, or symbolic links that lead out of the mount or nowhere",
-                listing.unnameable(),
-                shown(&dir)
-            );
+            say!("citius: {}", super::not_shown(&dir, listing.unnameable()));
         }
         waiting.extend(below.into_iter().rev());
         if headed && !waiting.is_empty() {

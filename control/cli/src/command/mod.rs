@@ -16,6 +16,7 @@ mod warm;
 use crate::args::{Cli, Command};
 use crate::connect;
 use crate::error::CliError;
+use crate::output::shown;
 
 /// Runs a command that is not one of the serving ones.
 pub(crate) fn run(cli: &Cli) -> Result<(), CliError> {
@@ -38,6 +39,15 @@ pub(crate) fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Cluster => cluster::run(&client, reach),
         Command::Bench(args) => bench::run(&client, reach, args),
     }
+}
+
+/// What is said of names that a listing leaves out.
+fn not_shown(dir: &str, names: u64) -> String {
+    format!(
+        "{names} name(s) in {} are not shown: not UTF-8, or symbolic links that lead nowhere, out of the mount, or back to \
+         a folder that they are in",
+        shown(dir)
+    )
 }
 
 /// Goes on over several paths when one fails: each failure is said, and the end is `Partial` if some went well.

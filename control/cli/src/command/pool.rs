@@ -31,20 +31,23 @@ impl Sum {
     }
 }
 
+/// Where tasks go as they are found, and what could not be found.
+pub(crate) type Tasks<Task> = SyncSender<Result<Task, CliError>>;
+
 /// Runs `one` on `threads` threads for each task that `find` sends; `find` runs on this thread.
 pub(crate) fn run<Task: Send>(
     threads: u16,
-    find: impl FnOnce(&SyncSender<Task>) -> Result<(), CliError>,
+    find: impl FnOnce(&Tasks<Task>) -> Result<(), CliError>,
     one: impl Fn(Task) -> Result<(), CliError> + Sync,
 ) -> Sum {
-    let (sender, receiver) = sync_channel(usize::from(threads) * 4);
+    let (sender, receiver) = sync_channel::<Result<Task, CliError>>(usize::from(threads) * 4);
     let receiver = Mutex::new(receiver);
     let sum = Mutex::new(Sum { done: 0, failures: Vec::new(), failed: 0 });
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(task) = next(&receiver) {
-                    note(&sum, one(task));
+                    note(&sum, task.and_then(&one));
                 }
             });
         }
@@ -84,7 +87,8 @@ mod tests {
         let sum = run(
             3,
             |tasks| {
-                (0..1000).for_each(|i| tasks.send(i).unwrap());
+                (0..1000).for_each(|i| tasks.send(Ok(i)).unwrap());
+                tasks.send(Err(CliError::failure("not found"))).unwrap();
                 Ok(())
             },
             |i| {
@@ -95,7 +99,7 @@ mod tests {
         let mut seen = seen.into_inner().unwrap();
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..1000));
-        assert_eq!((sum.done, sum.failed, sum.failures.len()), (900, 100, FAILURES_KEPT));
+        assert_eq!((sum.done, sum.failed, sum.failures.len()), (900, 101, FAILURES_KEPT));
         assert_eq!(sum.into_result("copied").unwrap_err().code(), 7);
     }
 }

@@ -11,7 +11,8 @@ pub(crate) struct Found {
     pub(crate) info: FileInfo,
 }
 
-/// Walks what is at a path and below it, directories before what is in them.
+/// Walks what is at a path and below it, directories before what is in them. An error is of one directory, and the walk
+/// goes on with the others; names that a directory does not show are one.
 pub(crate) struct Walk<'a> {
     client: &'a Client,
     first: Option<Found>,
@@ -42,7 +43,13 @@ impl Iterator for Walk<'_> {
         }
         while let Some((dir, listing)) = self.open.last_mut() {
             match listing.next() {
-                None => drop(self.open.pop()),
+                None => {
+                    let left_out = listing.unnameable();
+                    let Some((dir, _)) = self.open.pop() else { break };
+                    if left_out > 0 {
+                        return Some(Err(CliError::failure(super::not_shown(&dir, left_out))));
+                    }
+                }
                 Some(Err(error)) => {
                     self.open.pop();
                     return Some(Err(error.into()));

@@ -1,6 +1,6 @@
 //! `citius load` and `free`: what is cached, on request.
 
-use super::pool;
+use super::pool::{self, Sum};
 use super::progress::Progress;
 use super::walk::{self, Found};
 use crate::args::{FreeArgs, LoadArgs, Reach};
@@ -9,21 +9,19 @@ use crate::output::{human_bytes, say};
 use citius_client::Client;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// Files freed at once.
+const FREE_JOBS: u16 = 4;
+
 /// Brings files into memory, block by block.
 pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<(), CliError> {
     let progress = Progress::new(reach, "loading");
     let bytes = AtomicU64::new(0);
-    let sum = pool::run(
+    let sum = each_file(
+        client,
+        &args.paths,
         args.jobs,
-        |tasks| {
-            for found in walk::files(client, &args.paths) {
-                let found = found?;
-                progress.expect(found.info.length);
-                tasks.send(found).map_err(|_| CliError::failure("loading was cut short"))?;
-            }
-            Ok(())
-        },
-        |found: Found| {
+        |found| progress.expect(found.info.length),
+        |found| {
             client.open(&found.path)?.load()?;
             bytes.fetch_add(found.info.length, Ordering::Relaxed);
             progress.done(found.info.length);
@@ -39,13 +37,39 @@ pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<()
 
 /// Forgets the clean cached blocks of files.
 pub(crate) fn free(client: &Client, reach: &Reach, args: &FreeArgs) -> Result<(), CliError> {
-    let (mut files, mut bytes) = (0_u64, 0);
-    for found in walk::files(client, &args.paths) {
-        bytes += client.open(&found?.path)?.free()?;
-        files += 1;
-    }
+    let bytes = AtomicU64::new(0);
+    let sum = each_file(
+        client,
+        &args.paths,
+        FREE_JOBS,
+        |_| {},
+        |found| {
+            bytes.fetch_add(client.open(&found.path)?.free()?, Ordering::Relaxed);
+            Ok(())
+        },
+    );
     if !reach.quiet {
-        say!("freed {} of {files} file(s)", human_bytes(bytes));
+        say!("freed {} of {} file(s)", human_bytes(bytes.into_inner()), sum.done);
     }
-    Ok(())
+    sum.into_result("files freed")
+}
+
+/// Does `one` for every file below the paths; `found` hears of each before.
+fn each_file(
+    client: &Client,
+    paths: &[String],
+    jobs: u16,
+    found: impl Fn(&Found),
+    one: impl Fn(Found) -> Result<(), CliError> + Sync,
+) -> Sum {
+    pool::run(
+        jobs,
+        |tasks| {
+            for file in walk::files(client, paths) {
+                tasks.send(file.inspect(&found)).map_err(|_| CliError::failure("it was cut short"))?;
+            }
+            Ok(())
+        },
+        one,
+    )
 }

@@ -180,18 +180,67 @@ fn links_are_followed_beneath_and_refused_where_they_escape() {
     local.fails(4, &["cat", "/data/../../etc/passwd"]);
     local.fails(4, &["cat", "/.."]);
     local.fails(3, &["cat", "/data/dangling"]);
-    // A listing goes on without what it cannot show, and says so; a loop ends.
+    // A listing goes on without what it cannot show, and says so.
     let output = local.try_run(&["ls", "/data"]);
     assert!(output.status.success());
-    assert_eq!(lines(&String::from_utf8(output.stdout).unwrap()), ["beneath", "d/", "folder/", "keep/", "loop/"]);
-    assert!(String::from_utf8(output.stderr).unwrap().contains("2 name(s) in /data are not shown"));
-    assert!(local.try_run(&["ls", "-R", "/data"]).status.code().is_some());
+    assert_eq!(lines(&String::from_utf8(output.stdout).unwrap()), ["beneath", "d/", "folder/", "keep/"]);
+    assert!(String::from_utf8(output.stderr).unwrap().contains("3 name(s) in /data are not shown"));
     // Nothing that is removed through a link's parent takes what the link leads to.
     local.run(&["rm", "-r", "/data/d"]);
     assert_eq!(std::fs::read(data.path().join("keep/f")).unwrap(), b"inside");
     assert_eq!(std::fs::read(outside.path().join("secret")).unwrap(), b"not yours");
     local.try_run(&["rm", "-r", "/data/folder"]);
     assert_eq!(std::fs::read(data.path().join("keep/f")).unwrap(), b"inside");
+}
+
+/// The story: a folder with a link to its own parent was listed, copied and loaded forty levels deep, until the kernel
+/// refused to follow more links.
+#[test]
+fn links_that_lead_back_are_left_out_and_said_so() {
+    let data = tempfile::tempdir().unwrap();
+    let link = |to: &str, from: &str| std::os::unix::fs::symlink(to, data.path().join(from)).unwrap();
+    put(data.path().join("t/a/f"), b"once");
+    put(data.path().join("t/b/g"), b"two");
+    link("..", "t/a/up");
+    // Two that lead to each other, neither of them to what it is in.
+    link("../b", "t/a/other");
+    link("../a", "t/b/other");
+    let local = over(&data);
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+
+    let output = local.try_run(&["ls", "-R", "/data/t"]);
+    assert!(output.status.success());
+    let listed = String::from_utf8(output.stdout.clone()).unwrap();
+    let headings: Vec<_> = listed.lines().filter_map(|line| line.strip_suffix(':')).collect();
+    assert_eq!(headings, ["/data/t", "/data/t/a", "/data/t/a/other", "/data/t/b", "/data/t/b/other"]);
+    assert_eq!(said(&output).lines().count(), 3, "{}", said(&output));
+    assert!(said(&output).contains("1 name(s) in /data/t/a are not shown"), "{}", said(&output));
+    assert_eq!(local.text(&["cat", "/data/t/a/up/b/g"]), "two", "asked for by its path it is followed");
+
+    let own = tempfile::tempdir().unwrap();
+    let out = own.path().join("out");
+    let output = local.try_run(&["cp", "-r", "/data/t", &format!("file:{}", out.display())]);
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    assert!(said(&output).contains("2 name(s) in /data/t/b/other are not shown"), "{}", said(&output));
+    let mut copied = crate::support::below(&out);
+    copied.sort_unstable();
+    assert_eq!(copied, ["a/f", "a/other/g", "b/g", "b/other/f"].map(|name| out.join(name)));
+
+    for command in ["load", "free"] {
+        let output = local.try_run(&[command, "/data/t"]);
+        assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+        assert!(said(&output).contains("of 4 file(s)") || said(&output).contains("in 4 file(s)"), "{}", said(&output));
+    }
+
+    // The other way, from a folder of this machine.
+    let output = local.try_run(&["cp", "-r", &format!("file:{}", data.path().join("t").display()), "/in"]);
+    assert_eq!(output.status.code(), Some(7), "{}", said(&output));
+    assert!(said(&output).contains("t/a/up is a symbolic link back"), "{}", said(&output));
+    for name in ["a/f", "a/other/g", "b/g", "b/other/f"] {
+        local.run(&["cat", &format!("/in/{name}")]);
+    }
+    local.fails(3, &["stat", "/in/a/up"]);
+    local.fails(3, &["stat", "/in/a/other/other"]);
 }
 
 #[test]

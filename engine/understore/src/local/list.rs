@@ -3,8 +3,16 @@
 //! Memory: the names of one directory and eight bytes each (100,000 names of 20 bytes take 2.8 MB) until the stream
 //! is dropped; stats are only taken for the page that is asked for. A directory of more than
 //! [`LIST_BYTES_MAX`] bytes of names is refused.
+//!
+//! A link that leads back to a folder on the way to it is refused, so whoever follows a tree comes to its end. By its
+//! path it can still be asked for.
 
-use std::{ffi::CStr, mem::MaybeUninit, os::fd::OwnedFd, sync::Arc};
+use std::{
+    ffi::CStr,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    sync::{Arc, OnceLock},
+};
 
 use futures::{StreamExt, stream};
 use rustix::{
@@ -24,6 +32,7 @@ use crate::{
 /// Bytes of names of one directory: some 60 million short ones.
 const LIST_BYTES_MAX: usize = 1 << 30;
 const READ_BUFFER_BYTES: usize = 64 << 10;
+const LEADS_BACK: &str = "a symbolic link back to a folder that it is in";
 
 /// The names of a directory in byte order.
 pub(super) struct Names {
@@ -31,12 +40,14 @@ pub(super) struct Names {
     bytes: Vec<u8>,
     /// Start and length of each name in `bytes`.
     spans: Vec<(u32, u16)>,
+    /// Device and inode of every folder on the way from the mount's root to this one; found at the first link to a folder.
+    way: OnceLock<Vec<(u64, u64)>>,
 }
 
 impl Names {
     /// Reads all names in one pass. Temporaries of ours are left out.
     pub(super) fn read(dir: OwnedFd, shown: &str) -> Result<Self> {
-        let mut names = Self { dir, bytes: Vec::new(), spans: Vec::new() };
+        let mut names = Self { dir, bytes: Vec::new(), spans: Vec::new(), way: OnceLock::new() };
         let mut buffer = Vec::with_capacity(READ_BUFFER_BYTES);
         let mut entries = RawDir::new(&names.dir, buffer.spare_capacity_mut());
         while let Some(entry) = entries.next() {
@@ -100,11 +111,23 @@ impl Names {
             return to_stat(name, &stat);
         }
         // A link may point anywhere beneath the mount, so it is resolved from the root.
-        match inner.root.stat(&dir.join(name)?) {
-            Err(Error::NotFound { path }) => Err(Error::NotAFile { path, what: describe(FileType::Symlink) }),
-            other => other,
+        let stat = match inner.root.look(&dir.join(name)?) {
+            Err(Error::NotFound { path }) => return Err(Error::NotAFile { path, what: describe(FileType::Symlink) }),
+            other => other?,
+        };
+        let is_dir = FileType::from_raw_mode(stat.st_mode) == FileType::Directory;
+        if is_dir && self.way.get_or_init(|| way_to(inner, dir)).contains(&(stat.st_dev, stat.st_ino)) {
+            return Err(Error::NotAFile { path: name.to_owned(), what: LEADS_BACK });
         }
+        to_stat(name, &stat)
     }
+}
+
+/// Folders on the way that are gone by now are left out: nothing leads back to them.
+fn way_to(inner: &Inner, dir: &StorePath) -> Vec<(u64, u64)> {
+    let folders = std::iter::successors(Some(dir.clone()), StorePath::parent);
+    let looks = folders.filter_map(|folder| inner.root.look(&folder).ok());
+    looks.map(|stat| (stat.st_dev, stat.st_ino)).collect()
 }
 
 fn span(bytes: &[u8], (start, len): (u32, u16)) -> &[u8] {

@@ -93,11 +93,13 @@ impl Root {
 
     /// What is at a path; links beneath the folder are followed.
     pub(super) fn stat(&self, path: &StorePath) -> Result<Stat> {
+        to_stat(path.as_str(), &self.look(path)?)
+    }
+
+    /// What the file system says of a path; links beneath the folder are followed.
+    pub(super) fn look(&self, path: &StorePath) -> Result<fs::Stat> {
         match self.open_beneath(path, OFlags::PATH, Mode::empty()) {
-            Ok(fd) => {
-                let stat = fs::fstat(&fd).map_err(|errno| io_error(path.as_str(), "stat", errno))?;
-                to_stat(path.as_str(), &stat)
-            }
+            Ok(fd) => fs::fstat(&fd).map_err(|errno| io_error(path.as_str(), "stat", errno)),
             // A name below a file does not exist, as on every other store.
             Err(Error::NotADirectory { path }) => Err(Error::NotFound { path }),
             Err(other) => Err(other),

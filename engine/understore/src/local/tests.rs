@@ -72,6 +72,7 @@ async fn links_are_followed_beneath_the_mount_and_refused_out_of_it() {
     symlink("..", root.join("up")).unwrap();
     symlink("nowhere", root.join("dir/dangling")).unwrap();
     symlink("loop", root.join("dir/loop")).unwrap();
+    symlink("../dir", root.join("dir/back")).unwrap();
     let held = File::open(outer.path()).unwrap();
     let magic = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&held));
     symlink(magic, root.join("dir/magic")).unwrap();
@@ -102,6 +103,7 @@ async fn links_are_followed_beneath_the_mount_and_refused_out_of_it() {
         [
             ("absolute", out),
             ("absolute-inside", out),
+            ("back", "a symbolic link back to a folder that it is in"),
             ("bad", out),
             ("dangling", "a symbolic link to nothing"),
             ("loop", "a loop of symbolic links"),
