@@ -5,6 +5,7 @@
 
 mod link;
 mod master;
+mod peers;
 mod publish;
 mod rounds;
 mod view;
@@ -17,14 +18,15 @@ use crate::error::{Error, Result};
 use bytes::Bytes;
 use citius_understore::UnderStore;
 use citius_wire::{
-    Attach, BlockId, ClientId, Counters, DIRTY_FILES_MAX, Detach, Epoch, Failure, FileKey, Handle as FileHandle,
-    Heartbeat, Hello, Incarnation, Member, MountId, MountTraffic, Operation, Origin, Outcome, Read, ReadMode, Register,
-    Right, Ring, Staged, Status, TRANSFER_BYTES_MAX, Task, Token, Work, WorkerId,
+    BlockId, Counters, DIRTY_FILES_MAX, Epoch, Failure, FileKey, Heartbeat, Incarnation, MacKey, Member, MountId,
+    MountTraffic, Operation, Origin, Outcome, ReadMode, Register, Right, Ring, Status, Task, Token, Work, WorkerId,
 };
-use link::Link;
 use master::{MasterClient, unexpected};
+pub(crate) use peers::Peer;
+use peers::{Asking, Peers};
 use rounds::Rounds;
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -40,6 +42,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 const SHARD_PATIENCE: Duration = Duration::from_secs(10);
 /// How long a read from another worker may take.
 const PEER_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a block's former owner may take: past that the under-store is asked.
+const FORMER_PATIENCE: Duration = Duration::from_secs(2);
+/// How long after it joined a worker asks the former owners of its blocks. They forget them by and by, and a question in
+/// vain is a round trip more on the way to the under-store.
+const NEWCOMER_FOR: Duration = Duration::from_secs(3600);
 /// Rings of past epochs that are remembered.
 const RINGS_MAX: usize = 64;
 /// How long a file may be unpersisted here before the master is asked whether it still knows it.
@@ -54,13 +61,14 @@ pub(crate) struct Node {
     pub(crate) publisher: Publisher,
     pub(crate) epoch: Arc<AtomicU64>,
     shards: Vec<Arc<ShardInbox>>,
-    token: Token,
     member: Member,
+    /// When this worker's life began: for a while after it, what it owns may lie with who owned it before.
+    joined: Instant,
     backing: String,
     memory_bytes: u64,
     view: RwLock<Arc<View>>,
     rings: Mutex<HashMap<Epoch, Arc<Ring>>>,
-    peers: Mutex<HashMap<(String, u16), Arc<Link>>>,
+    peers: Peers,
     task_done: AtomicU64,
     leaving: AtomicBool,
     /// When the last refresh of the view ended; held while one is under way, so that many who need it ask once.
@@ -91,13 +99,13 @@ impl Node {
             publisher: Publisher::default(),
             epoch: Arc::new(AtomicU64::new(0)),
             shards: parts.shards,
-            token: parts.token,
             member: parts.member,
+            joined: Instant::now(),
             backing: parts.backing,
             memory_bytes: parts.memory_bytes,
             view: RwLock::new(Arc::new(View::default())),
             rings: Mutex::new(HashMap::new()),
-            peers: Mutex::new(HashMap::new()),
+            peers: Peers::new(parts.token, worker),
             task_done: AtomicU64::new(0),
             leaving: AtomicBool::new(false),
             refreshed: tokio::sync::Mutex::new(None),
@@ -320,7 +328,10 @@ impl Node {
             })?;
             return Ok(Bytes::from_owner(lent));
         }
-        let read = self.read_from_peer(&member.data_address, owner.shard, right, index, length).await;
+        let peer = Peer { address: member.data_address.clone(), shard: owner.shard };
+        let start = u64::from(index) * u64::from(right.block_bytes);
+        let asking = Asking { right, key: self.signing_key()?, mode: ReadMode::Cache, patience: PEER_PATIENCE };
+        let read = self.peers.read(&peer, &asking, start..start + u64::from(length)).await;
         read.map_err(|failure| {
             let is_here = |other: &Member| other.worker == member.worker && other.incarnation == member.incarnation;
             if !failure.status.is_retryable() || self.view().ring.members.iter().any(is_here) {
@@ -346,33 +357,12 @@ impl Node {
             }
             return;
         }
-        if let Err(failure) = self.tell_peer_staged(&member.data_address, owner.shard, right, index).await {
+        let peer = Peer { address: member.data_address.clone(), shard: owner.shard };
+        let Ok(key) = self.signing_key() else { return };
+        let asking = Asking { right, key, mode: ReadMode::Cache, patience: PEER_PATIENCE };
+        if let Err(failure) = self.peers.tell_staged(&peer, &asking, index).await {
             tracing::debug!(%failure, "a worker was not told that its block is staged");
         }
-    }
-
-    async fn tell_peer_staged(&self, address: &str, shard: u16, right: &Right, index: u32) -> Result<(), Failure> {
-        let (link, handle) = self.attach_at_peer(address, shard, right).await?;
-        link.call(&Staged { handle, index }, PEER_PATIENCE).await?;
-        link.call(&Detach { handle }, PEER_PATIENCE).await?;
-        Ok(())
-    }
-
-    async fn attach_at_peer(
-        &self,
-        address: &str,
-        shard: u16,
-        right: &Right,
-    ) -> Result<(Arc<Link>, FileHandle), Failure> {
-        let link = self.peer(address, shard).await?;
-        let key = self
-            .view()
-            .keys
-            .first()
-            .cloned()
-            .ok_or_else(|| Failure::new(Status::Unavailable, "no key to sign with yet"))?;
-        let handle = link.call(&Attach { capability: right.sign(&key) }, PEER_PATIENCE).await?.handle;
-        Ok((link, handle))
     }
 
     async fn lend(&self, shard: u16, block: BlockId) -> Result<Lent, Failure> {
@@ -386,54 +376,30 @@ impl Node {
         timeout(SHARD_PATIENCE, answer).await.map_err(|_| gone())?.map_err(|_| gone())?
     }
 
-    async fn read_from_peer(
-        &self,
-        address: &str,
-        shard: u16,
-        right: &Right,
-        index: u32,
-        length: u32,
-    ) -> Result<Bytes, Failure> {
-        let (link, handle) = self.attach_at_peer(address, shard, right).await?;
-        let start = u64::from(index) * u64::from(right.block_bytes);
-        let mut block = Vec::with_capacity(length as usize);
-        while block.len() < length as usize {
-            let offset = start + block.len() as u64;
-            let rest = (length as usize - block.len()).min(TRANSFER_BYTES_MAX as usize) as u32;
-            let read = Read { handle, length: rest, offset, mode: ReadMode::Cache };
-            let answer = link.ask(&read, PEER_PATIENCE).await?;
-            let reply = answer.head().read_reply::<Read>()?;
-            crate::store::verify_sectors(&answer.payload, &reply.crcs).map_err(|sector| {
-                Failure::new(Status::Corrupt, format!("sector {sector} of block {index} came damaged from {address}"))
-            })?;
-            if reply.offset != offset || answer.payload.len() != rest as usize {
-                return Err(Failure::new(Status::Protocol, format!("{address} answered another range than was asked")));
-            }
-            block.extend_from_slice(&answer.payload);
+    /// Who owned the block at `offset` before this worker joined, and may still hold it.
+    pub(crate) fn former_owner(&self, right: &Right, offset: u64) -> Option<Peer> {
+        if self.joined.elapsed() > NEWCOMER_FOR {
+            return None;
         }
-        link.call(&Detach { handle }, PEER_PATIENCE).await?;
-        Ok(Bytes::from(block))
+        let index = u32::try_from(offset / u64::from(right.block_bytes)).ok()?;
+        let view = self.view();
+        let owner = view.ring.owner_before(self.worker, right.place, index)?;
+        Some(Peer { address: view.ring.members[owner.member].data_address.clone(), shard: owner.shard })
     }
 
-    async fn peer(&self, address: &str, shard: u16) -> Result<Arc<Link>, Failure> {
-        let name = (address.to_owned(), shard);
-        let known = {
-            let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
-            peers.retain(|_, link| !link.is_dead());
-            peers.get(&name).map(Arc::clone)
-        };
-        if let Some(link) = known {
-            return Ok(link);
-        }
-        let mut client = [0xff; 16];
-        client[..8].copy_from_slice(&self.worker.0.to_le_bytes());
-        let hello = Hello { token: self.token.clone(), client: ClientId(client), shard };
-        // With no lock held: a peer that does not answer keeps nobody from the others. Of two links made at once, one
-        // ends with what it was made for.
-        let (link, _) = Link::connect(address, &hello).await?;
-        let link = Arc::new(link);
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner).insert(name, Arc::clone(&link));
-        Ok(link)
+    /// What a peer has in memory of a range of an under-store file.
+    ///
+    /// # Errors
+    /// `NotFound` if it has not all of it; or why it could not be asked.
+    pub(crate) async fn resident_at(&self, peer: &Peer, right: &Right, range: Range<u64>) -> Result<Bytes, Failure> {
+        let asking = Asking { right, key: self.signing_key()?, mode: ReadMode::Resident, patience: FORMER_PATIENCE };
+        self.peers.read(peer, &asking, range).await
+    }
+
+    /// The key that the newest capabilities are signed with.
+    fn signing_key(&self) -> Result<MacKey, Failure> {
+        let key = self.view().keys.first().cloned();
+        key.ok_or_else(|| Failure::new(Status::Unavailable, "no key to sign with yet"))
     }
 
     /// The ring of an epoch, from memory or from the master.

@@ -22,8 +22,6 @@ pub(crate) struct View {
     pub(crate) version: u64,
     /// The ring now.
     pub(crate) ring: Ring,
-    /// The ring before it, whose owners may still hold what moved.
-    pub(crate) previous: Ring,
     /// Keys that sign capabilities, newest first.
     pub(crate) keys: Vec<MacKey>,
     mounts: HashMap<MountId, Mounted>,
@@ -43,8 +41,7 @@ impl View {
                 (mounted.secret.mount, mounted)
             })
             .collect();
-        let previous = if self.ring.epoch == cluster.ring.epoch { self.previous.clone() } else { self.ring.clone() };
-        Self { version: cluster.version, ring: cluster.ring, previous, keys: cluster.keys, mounts }
+        Self { version: cluster.version, ring: cluster.ring, keys: cluster.keys, mounts }
     }
 
     /// The store of a mount.

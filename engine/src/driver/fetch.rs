@@ -4,10 +4,14 @@
 //! local under-store:  prepare pages -> ring read into the page -> is it still the version? -> checksums -> valid
 //! network:            prepare pages -> lend the range to tokio: copy and checksum off this core -> valid
 //! ```
+//! A worker that joined lately asks the former owner of a block of a network store first. A local under-store is as near
+//! as any peer.
+//!
 //! A fetch belongs to the shard and not to who asked first: it goes on when the asker is gone.
 
 use super::files::OpenFile;
 use super::{Shard, tally};
+use crate::agent::{Node, Peer};
 use crate::failure;
 use crate::fault;
 use crate::host::guarded;
@@ -15,11 +19,12 @@ use crate::ring::{Fd, SpanMut};
 use crate::shard::{Attached, Wanted};
 use crate::store::{Flight, SectorCrcs};
 use crate::tier::mem::{self, Memory};
-use citius_understore::{FetchJob, Landing, UnderStore};
+use citius_understore::{Bridge, FetchJob, Landing, Rejected, UnderStore};
 use citius_wire::units::GRAIN_BYTES;
-use citius_wire::{BlockId, Failure, Origin, Status};
+use citius_wire::{BlockId, Failure, Origin, Right, Status};
 use std::ops::Range;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
@@ -122,7 +127,6 @@ impl Shard {
         });
         let result = match fetched {
             Ok(crcs) => {
-                tally(&self.counters.fetched_bytes, u64::from(range.end - range.start));
                 self.blocks.borrow_mut().complete_fetch(flight, &crcs);
                 Ok(())
             }
@@ -156,11 +160,19 @@ impl Shard {
         offset: u64,
         into: SpanMut,
     ) -> Result<(Vec<SpanMut>, Vec<u32>), Failure> {
+        let length = into.len() as u64;
         if store.local().is_some() {
             let open = self.open(file, store).await?;
-            return self.read_local(file, &open, offset, into).await;
+            let read = self.read_local(file, &open, offset, into).await?;
+            tally(&self.counters.fetched_bytes, length);
+            return Ok(read);
         }
-        let (span, crcs) = self.read_network(file, store, offset, into).await?;
+        let (span, crcs, source) = self.read_network(file, store, offset, into).await?;
+        let counter = match source {
+            Source::Store => &self.counters.fetched_bytes,
+            Source::FormerOwner => &self.counters.moved_bytes,
+        };
+        tally(counter, length);
         Ok((vec![span], crcs))
     }
 
@@ -231,13 +243,14 @@ impl Shard {
         store: &Arc<dyn UnderStore>,
         offset: u64,
         into: SpanMut,
-    ) -> Result<(SpanMut, Vec<u32>), Failure> {
+    ) -> Result<(SpanMut, Vec<u32>, Source), Failure> {
         let token = file.token.clone().ok_or_else(|| nowhere(file, BlockId { file: file.right.file, index: 0 }))?;
         let busy = || Failure::new(Status::Busy, "too many fetches from under-stores at once: try again");
         let length = into.len() as u64;
         let (lent, loan) = self.loans.lend(into).map_err(|_| busy())?;
         let crcs = Arc::new(Mutex::new(Vec::new()));
         let (sender, receiver) = oneshot::channel();
+        let is_moved = Arc::new(AtomicBool::new(false));
         let job = FetchJob {
             store: Arc::clone(store),
             path: file.path.clone(),
@@ -246,15 +259,70 @@ impl Shard {
             landing: Box::new(Touchdown::new(lent, &crcs)),
             done: Box::new(move |result| drop(sender.send(result))),
         };
-        self.bridge.fetch(job).map_err(|rejected| failure::of_store(&rejected.error))?;
+        match self.node()?.former_owner(&file.right, offset) {
+            Some(owner) => {
+                let (node, right, bridge) = (Arc::clone(self.node()?), Arc::clone(&file.right), self.bridge.clone());
+                let told = Arc::clone(&is_moved);
+                let ask = async move {
+                    if let Some(job) = from_former_owner(&node, &owner, &right, job, &told).await {
+                        from_store(&bridge, job);
+                    }
+                };
+                self.node()?.runtime.spawn(ask);
+            }
+            None => self.bridge.fetch(job).map_err(|rejected| failure::of_store(&rejected.error))?,
+        }
         receiver
             .await
             .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
             .map_err(|error| gone_or(file, &error))?;
         let span = loan.reclaim().map_err(|_| Failure::new(Status::Internal, "a landing outlived its fetch"))?;
         let crcs = std::mem::take(&mut *crcs.lock().unwrap_or_else(PoisonError::into_inner));
-        Ok((span, crcs))
+        let source = if is_moved.load(Ordering::Relaxed) { Source::FormerOwner } else { Source::Store };
+        Ok((span, crcs, source))
     }
+}
+
+/// Does a job with what a block's former owner has, or gives it back.
+async fn from_former_owner(
+    node: &Node,
+    owner: &Peer,
+    right: &Right,
+    mut job: FetchJob,
+    is_moved: &AtomicBool,
+) -> Option<FetchJob> {
+    match node.resident_at(owner, right, job.range.clone()).await {
+        Ok(bytes) => {
+            job.landing.land(job.range.start, &bytes);
+            is_moved.store(true, Ordering::Relaxed);
+            finish(job, Ok(()));
+            None
+        }
+        Err(failure) => {
+            tracing::debug!(%failure, "a former owner has no answer");
+            Some(job)
+        }
+    }
+}
+
+/// Hands a job over; one that finds no room is answered with that.
+fn from_store(bridge: &Bridge, job: FetchJob) {
+    if let Err(Rejected { job, error }) = bridge.fetch(job) {
+        finish(*job, Err(error));
+    }
+}
+
+/// Tells how a job ended. Its landing goes first: the shard takes its pages back when it is told.
+fn finish(job: FetchJob, result: citius_understore::Result<()>) {
+    let FetchJob { landing, done, .. } = job;
+    drop(landing);
+    done(result);
+}
+
+/// Where bytes came from.
+enum Source {
+    Store,
+    FormerOwner,
 }
 
 /// What a fetch needs to know of its block.

@@ -76,6 +76,9 @@ impl Shard {
     pub(crate) async fn read_cold(self: &Rc<Self>, file: &Rc<Attached>, read: &Read) -> Result<ColdAnswer, Failure> {
         let wanted =
             file.read_range(read.offset, read.length, |block| Some(self.blocks.borrow().stat(block)?.length))?;
+        if read.mode == ReadMode::Resident {
+            return Err(Failure::new(Status::NotFound, format!("not all of it is here: {}", wanted.block)));
+        }
         self.check_owner(file, wanted.block.index).await?;
         tally(&self.counters.misses, 1);
         if read.mode == ReadMode::Refetch {
@@ -118,7 +121,6 @@ impl Shard {
         let length = (wanted.range.end - wanted.range.start) as usize;
         let into = SpanMut::from(vec![0; length]);
         let (pieces, crcs) = self.fetch_into(file, &store, wanted.offset(), into).await?;
-        tally(&self.counters.fetched_bytes, length as u64);
         tally(&self.counters.read_bytes, length as u64);
         Ok(ColdAnswer {
             reply: ReadReply { offset: wanted.offset(), crcs: crcs.into() },

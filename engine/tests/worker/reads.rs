@@ -96,6 +96,24 @@ fn no_cache_keeps_nothing() {
 }
 
 /// The bit is flipped where hardware would: in the page, behind the worker's back.
+/// What a worker answers to one that owns the block now: what it has, and nothing that it would have to fetch.
+#[test]
+fn a_read_of_what_is_resident_fetches_nothing() {
+    let cluster = Cluster::start();
+    let bytes = noise(3 << 20, 5);
+    let right = cluster.put("f", &bytes);
+    let mut peer = cluster.tcp();
+    let handle = peer.attach(&right);
+    let failure = peer.read_as(ReadMode::Resident, handle, 0, 4096).unwrap_err();
+    assert_eq!((failure.status, cluster.counters().fetched_bytes), (Status::NotFound, 0));
+    peer.read(handle, 0, 4096).unwrap();
+    let fetched = cluster.counters().fetched_bytes;
+    assert!(peer.read_as(ReadMode::Resident, handle, 0, 8192).unwrap() == bytes[..8192]);
+    let past = 2 << 20;
+    assert_eq!(peer.read_as(ReadMode::Resident, handle, past, 4096).unwrap_err().status, Status::NotFound);
+    assert_eq!(cluster.counters().fetched_bytes, fetched);
+}
+
 #[test]
 fn a_flipped_bit_is_found_and_fetched_anew() {
     let cluster = Cluster::start();

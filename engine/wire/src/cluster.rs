@@ -197,6 +197,8 @@ counters! {
     written_bytes,
     /// Bytes fetched from under-stores.
     fetched_bytes,
+    /// Bytes fetched from the former owners of blocks that are this worker's since it joined.
+    moved_bytes,
     /// Blocks evicted.
     evictions,
     /// Requests refused with the new ring.

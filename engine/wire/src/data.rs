@@ -123,6 +123,8 @@ pub enum ReadMode {
     NoCache = 2,
     /// As `Cache`, but sectors whose checksum the reader refused are fetched anew.
     Refetch = 3,
+    /// Nothing is fetched: what is not here is `NotFound`. For a worker that asks the former owner of a block.
+    Resident = 4,
 }
 
 /// Answers a read; the payload holds the bytes from `offset` on.

@@ -52,19 +52,31 @@ pub struct Owner {
 impl Ring {
     /// The owner of block `index` of a file placed at `place`, or `None` if nobody lives.
     pub fn owner(&self, place: Place, index: u32) -> Option<Owner> {
+        self.owner_but(None, place, index)
+    }
+
+    /// Who would own the block if `newcomer` were not there: its owner until `newcomer` joined, because a join moves
+    /// blocks to the newcomer only.
+    pub fn owner_before(&self, newcomer: WorkerId, place: Place, index: u32) -> Option<Owner> {
+        self.owner_but(Some(newcomer), place, index)
+    }
+
+    fn owner_but(&self, without: Option<WorkerId>, place: Place, index: u32) -> Option<Owner> {
         let block = mix(place.0 ^ mix(u64::from(index).wrapping_add(0x9e37_79b9_7f4a_7c15)));
-        let best = match self.members.len() {
-            0 => return None,
-            1 => 0,
-            _ => {
-                let mut best = (0, f64::NEG_INFINITY);
-                for (i, member) in self.members.iter().enumerate() {
+        let best = match &self.members[..] {
+            [only] if Some(only.worker) != without => 0,
+            members => {
+                let mut best = (None, f64::NEG_INFINITY);
+                for (i, member) in members.iter().enumerate() {
+                    if Some(member.worker) == without {
+                        continue;
+                    }
                     let score = score(mix(block ^ mix(member.worker.0)), member.weight);
                     if score > best.1 {
-                        best = (i, score);
+                        best = (Some(i), score);
                     }
                 }
-                best.0
+                best.0?
             }
         };
         Some(Owner { member: best, shard: shard_of(block, self.members[best].shards) })
@@ -216,11 +228,14 @@ mod tests {
         for i in 0..10_000 {
             let (old, new) = (before.owner(Place(i), 0).unwrap(), after.owner(Place(i), 0).unwrap());
             assert!(new.member == old.member || new.member == 2);
+            assert_eq!(after.owner_before(after.members[2].worker, Place(i), 0), Some(old));
         }
     }
 
     #[test]
     fn nobody_owns_in_an_empty_ring() {
         assert_eq!(Ring::default().owner(Place(1), 0), None);
+        let alone = ring(&[5]);
+        assert_eq!(alone.owner_before(alone.members[0].worker, Place(1), 0), None);
     }
 }

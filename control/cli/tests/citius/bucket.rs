@@ -69,13 +69,13 @@ impl Prefix {
         Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Mounts this prefix once more, with a sync interval of its own.
-    pub(crate) fn mount_at(&self, local: &Process, path: &str, sync_interval: &str) {
+    /// Mounts this prefix, with a sync interval of its own.
+    pub(crate) fn mount_at(&self, master: &Process, path: &str, sync_interval: &str) {
         let uri = self.uri();
         let options = self.options();
         let mut arguments = vec!["mount", "add", path, &uri, "--sync-interval", sync_interval];
         arguments.extend(options.iter().map(String::as_str));
-        local.run(&arguments);
+        master.run(&arguments);
     }
 
     /// Writes an object whole.

@@ -1,5 +1,6 @@
 //! A master and its workers as processes of their own: workers join, leave and die under readers and writers.
 
+use crate::bucket::Prefix;
 use crate::support::{Process, below, dice, noise, poll, put};
 use citius_client::{Client, Config, CreateOptions, File, Local, Persistence, Status, WriteType};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -180,6 +181,50 @@ fn a_worker_that_joins_loses_nothing() {
             .sum();
         if counted > 0 { Ok(()) } else { Err(cluster.to_string()) }
     });
+}
+
+/// What a newcomer owns from now on comes from who held it before, and not from the under-store once more.
+#[test]
+fn a_newcomer_asks_the_former_owner_before_the_under_store() {
+    const FILES: usize = 40;
+    let bytes = |i: usize| noise(60_000 + i, i as u64);
+    let mut cluster = Cluster::of(1);
+    let prefix = Prefix::new("moved");
+    prefix.mount_at(&cluster.master, "/s3", "30s");
+    for i in 0..FILES {
+        prefix.put(&format!("f{i}"), bytes(i));
+    }
+    let sum = |cluster: &Cluster, counter: &str| -> u64 {
+        let all = cluster.master.json(&["cluster"]);
+        all["workers"].as_array().unwrap().iter().filter_map(|it| it["counters"][counter].as_u64()).sum()
+    };
+    let length: u64 = (0..FILES).map(|i| bytes(i).len() as u64).sum();
+    let read_all = |cluster: &Cluster| {
+        let client = cluster.client(Local::Never);
+        for i in 0..FILES {
+            assert!(read(&client, &format!("/s3/f{i}")) == bytes(i), "f{i}");
+        }
+    };
+    read_all(&cluster);
+    cluster.join();
+    read_all(&cluster);
+    let mut moved = 0;
+    poll("the newcomer has told what it got", || {
+        moved = sum(&cluster, "moved_bytes");
+        if moved > 0 { Ok(()) } else { Err("nothing yet".to_owned()) }
+    });
+    // Once more, so that what the workers tell is of after the reads.
+    let told = sum(&cluster, "requests");
+    read_all(&cluster);
+    poll("the workers have told of the last reads", || {
+        if sum(&cluster, "requests") >= told + FILES as u64 { Ok(()) } else { Err("not yet".to_owned()) }
+    });
+    let moved = moved.max(sum(&cluster, "moved_bytes"));
+    assert!(moved < length, "the first worker has kept its share");
+    assert_eq!(sum(&cluster, "fetched_bytes"), length, "each file left the under-store once; {moved} bytes moved");
+    // Who was never asked to keep it has nothing, and then the under-store is asked.
+    prefix.put("late", bytes(1));
+    assert!(read(&cluster.client(Local::Never), "/s3/late") == bytes(1));
 }
 
 /// One of three workers leaves in order while clients read what it served.

@@ -172,7 +172,11 @@ pub(crate) fn samples() -> Vec<Sample> {
     s.ask("detach", &Detach { handle }, &[]);
     s.answer::<Detach>("detach", Ok(Done {}), &[]);
     s.ask("read", &read(), &[]);
-    for (name, mode) in [("read.no_cache", ReadMode::NoCache), ("read.refetch", ReadMode::Refetch)] {
+    for (name, mode) in [
+        ("read.no_cache", ReadMode::NoCache),
+        ("read.refetch", ReadMode::Refetch),
+        ("read.resident", ReadMode::Resident),
+    ] {
         s.ask(name, &Read { mode, ..read() }, &[]);
     }
     s.answer::<Read>("read", Ok(read_reply()), b"hello");
