@@ -5,7 +5,7 @@
 //! [`RingHandle::reap`] turns completions into wakes. There is no executor in here: any single-threaded one can drive it.
 //!
 //! ```text
-//!   read_at, send, ...        flush               (kernel)            reap
+//!   read_at, poll_add, ...    flush               (kernel)            reap
 //! future -----------> SQ entry ----> io_uring_enter ----> CQ entry ----> wake the future
 //!            |                                                         |
 //!            +-- slot: guard = what keeps the descriptor and memory ---+--> guard dropped
@@ -21,14 +21,12 @@
 
 #![allow(unsafe_code)]
 
-mod message;
 mod op;
 mod slots;
 mod span;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use message::SEND_PARTS_MAX;
 pub use op::{Op, Read};
 pub use span::{Fd, Keep, Span, SpanMut};
 
@@ -36,7 +34,6 @@ use core::ops::Deref;
 use core::task::Waker;
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{IoUring, opcode, types};
-use message::Message;
 use op::{OnDrop, result_of};
 use rustix::fs::FallocateFlags;
 use slots::{Done, Finished, Guard, Slots};
@@ -53,8 +50,6 @@ const CQ_ENTRIES_PER_SQ: u32 = 4;
 const SUBMIT_ATTEMPTS_MAX: usize = 16;
 /// How long a dropped ring waits for its operations before it leaks what they hold.
 const DROP_WAIT_MAX: Duration = Duration::from_secs(1);
-/// Messages kept for the next gathered send.
-const MESSAGES_IDLE_MAX: usize = 64;
 /// `user_data` of entries whose completion means nothing.
 const USER_DATA_IGNORED: u64 = u64::MAX;
 
@@ -74,8 +69,6 @@ struct Core {
     slots: RefCell<Slots>,
     /// Completions read from the kernel whose owners have not been told yet.
     arrived: RefCell<VecDeque<(u64, i32)>>,
-    #[allow(clippy::vec_box, reason = "a message keeps its address from one send to the next slot")]
-    messages: RefCell<Vec<Box<Message>>>,
     /// No operation is taken any more.
     closed: Cell<bool>,
     /// Nothing is in the table any more; what still completes was leaked.
@@ -101,7 +94,6 @@ impl Ring {
             uring: RefCell::new(uring),
             slots: RefCell::default(),
             arrived: RefCell::default(),
-            messages: RefCell::default(),
             closed: Cell::new(false),
             abandoned: Cell::new(false),
             enters: Cell::new(0),
@@ -220,7 +212,7 @@ impl RingHandle {
             if let Some(done) = finished.done {
                 done(result_of(result));
             }
-            self.core.release(finished.guard);
+            drop(finished.guard);
             if let Some(waker) = finished.waker {
                 waker.wake();
             }
@@ -230,24 +222,13 @@ impl RingHandle {
 
 /// Operations. Each is queued at once, without a system call, and runs from the next flush on, awaited or not; dropping
 /// the future of one that waits for a peer also cancels it.
-///
-/// Sends and receives wait for the peer also on sockets in non-blocking mode; `read_at` of a non-blocking stream does not.
 impl RingHandle {
-    /// Reads at `offset` of a file into `into`; for a stream, what comes next. See [`Read`] for short reads.
+    /// Reads at `offset` of a file into `into`; of a stream in blocking mode, what comes next. See [`Read`] for short reads.
     pub fn read_at(&self, fd: impl Into<Fd>, into: SpanMut, offset: u64) -> Read {
         let fd = fd.into();
         let entry = opcode::Read::new(fd.raw(), into.start().as_ptr(), length_of(into.len())).offset(offset).build();
         // The whole span's keep, so the right to the destination comes free with the completion and not before.
         let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(into.keep())), ..Guard::default() };
-        Read::new(self.start(&entry, guard, OnDrop::Cancel), into)
-    }
-
-    /// Receives what a socket has into `into`.
-    pub fn recv(&self, fd: impl Into<Fd>, into: SpanMut) -> Read {
-        let fd = fd.into();
-        let entry = opcode::Recv::new(fd.raw(), into.start().as_ptr(), length_of(into.len())).build();
-        let memory = Some(Rc::clone(into.keep()));
-        let guard = Guard { fd: Some(fd.into_keep()), memory, waits_for_peer: true, ..Guard::default() };
         Read::new(self.start(&entry, guard, OnDrop::Cancel), into)
     }
 
@@ -257,32 +238,6 @@ impl RingHandle {
         let entry = opcode::Write::new(fd.raw(), from.as_ptr(), length_of(from.len())).offset(offset).build();
         let guard = Guard { fd: Some(fd.into_keep()), memory: Some(Rc::clone(from.keep())), ..Guard::default() };
         self.start(&entry, guard, OnDrop::LetRun)
-    }
-
-    /// Sends all of `from`; a lower count than its length means that the connection ended on the way.
-    pub fn send(&self, fd: impl Into<Fd>, from: &Span) -> Op {
-        let fd = fd.into();
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
-        let entry = opcode::Send::new(fd.raw(), from.as_ptr(), length_of(from.len())).flags(flags).build();
-        let memory = Some(Rc::clone(from.keep()));
-        let guard = Guard { fd: Some(fd.into_keep()), memory, waits_for_peer: true, ..Guard::default() };
-        self.start(&entry, guard, OnDrop::Cancel)
-    }
-
-    /// Sends all of `parts` in order as one message: a header and the pages that hold its payload.
-    ///
-    /// At most [`SEND_PARTS_MAX`] parts. A lower count than the sum means that the connection ended on the way.
-    pub fn send_parts(&self, fd: impl Into<Fd>, parts: impl IntoIterator<Item = Span>) -> Op {
-        let fd = fd.into();
-        let mut message = self.core.messages.borrow_mut().pop().unwrap_or_else(Message::new);
-        if let Err(error) = message.fill(parts) {
-            return Op::refused(error);
-        }
-        let flags = (libc::MSG_NOSIGNAL | libc::MSG_WAITALL) as u32;
-        let entry = opcode::SendMsg::new(fd.raw(), message.header()).flags(flags).build();
-        let message = Some(message);
-        let guard = Guard { fd: Some(fd.into_keep()), message, waits_for_peer: true, ..Guard::default() };
-        self.start(&entry, guard, OnDrop::Cancel)
     }
 
     /// Waits until `fd` has one of `events` (as of poll(2)); the output is the events that it has.
@@ -387,21 +342,21 @@ impl RingHandle {
 impl Core {
     fn push(&self, entry: &Entry, guard: Guard, done: Option<Done>) -> io::Result<u32> {
         if self.closed.get() {
-            self.release(guard);
+            drop(guard);
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the shard's ring is closed"));
         }
         let inserted = self.slots.borrow_mut().insert(guard, done);
         let slot = match inserted {
             Ok(slot) => slot,
             Err((guard, done)) => {
-                self.release(guard);
+                drop(guard);
                 drop(done);
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, "too many operations in flight on this shard"));
             }
         };
         if let Err(error) = self.push_entry(&entry.clone().user_data(u64::from(slot))) {
             let (guard, done) = self.slots.borrow_mut().withdraw(slot);
-            self.release(guard);
+            drop(guard);
             drop(done);
             return Err(error);
         }
@@ -471,19 +426,6 @@ impl Core {
     fn take_arrived(&self) {
         let mut uring = self.uring.borrow_mut();
         self.arrived.borrow_mut().extend(uring.completion().map(|entry| (entry.user_data(), entry.result())));
-    }
-
-    /// Drops what an operation held, keeping its message for the next one. No borrow may be held.
-    fn release(&self, guard: Guard) {
-        let Guard { fd, memory, message, .. } = guard;
-        drop((fd, memory));
-        if let Some(mut message) = message {
-            message.clear();
-            let mut idle = self.messages.borrow_mut();
-            if idle.len() < MESSAGES_IDLE_MAX {
-                idle.push(message);
-            }
-        }
     }
 }
 

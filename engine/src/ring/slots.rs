@@ -14,7 +14,6 @@
 //! what a guard's release runs may come back to the ring, so guards are handed out and dropped by a caller that holds
 //! no borrow.
 
-use super::message::Message;
 use super::span::Keep;
 use std::io;
 use std::task::Waker;
@@ -27,10 +26,10 @@ pub(super) type Done = Box<dyn FnOnce(io::Result<u32>)>;
 
 /// What the kernel may still use: the descriptor's owner and the memory's.
 #[derive(Default)]
+#[expect(dead_code, reason = "what a guard holds is dropped and never looked at")]
 pub(super) struct Guard {
     pub(super) fd: Option<Keep>,
     pub(super) memory: Option<Keep>,
-    pub(super) message: Option<Box<Message>>,
     /// Whether the operation ends when a peer acts, which may be never.
     pub(super) waits_for_peer: bool,
 }

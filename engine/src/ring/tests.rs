@@ -87,7 +87,7 @@ fn dropped_future_keeps_its_memory_until_the_completion() {
     let (near, mut far) = UnixStream::pair().unwrap();
     let near = Rc::new(near);
     let (into, weak) = watched(4096);
-    let mut read = ring.recv(&near, into);
+    let mut read = ring.read_at(&near, into, 0);
     poll_pending(&mut read);
     ring.flush().unwrap();
     drop(read);
@@ -100,11 +100,11 @@ fn dropped_future_keeps_its_memory_until_the_completion() {
 }
 
 #[test]
-fn dropping_a_receive_cancels_it() {
+fn dropping_a_read_of_a_stream_cancels_it() {
     let ring = Ring::new(8).unwrap();
     let (near, _far) = UnixStream::pair().unwrap();
     let (into, weak) = watched(64);
-    drop(ring.recv(Rc::new(near), into));
+    drop(ring.read_at(Rc::new(near), into, 0));
     assert!(ring.drain(Duration::from_secs(20)), "nobody ever sends, so only the cancellation can end it");
     assert!(weak.upgrade().is_none());
 }
@@ -162,7 +162,7 @@ fn past_the_bound_an_operation_is_refused_and_lets_go() {
     let polls: Vec<_> = (0..slots::OPS_IN_FLIGHT_MAX).map(|_| ring.poll_add(&near, libc::POLLIN as u32)).collect();
     assert_eq!(ring.in_flight(), slots::OPS_IN_FLIGHT_MAX);
     let (into, weak) = watched(8);
-    let (result, into) = block_on(&ring, ring.recv(&near, into));
+    let (result, into) = block_on(&ring, ring.read_at(&near, into, 0));
     assert_eq!(result.unwrap_err().kind(), io::ErrorKind::ResourceBusy);
     drop(into);
     assert!(weak.upgrade().is_none());
@@ -171,54 +171,6 @@ fn past_the_bound_an_operation_is_refused_and_lets_go() {
     for result in block_on(&ring, join_all(polls)) {
         assert_ne!(result.unwrap() & libc::POLLIN as u32, 0);
     }
-}
-
-#[test]
-fn gathered_send_arrives_whole_and_in_order() {
-    let ring = Ring::new(8).unwrap();
-    let (near, mut far) = UnixStream::pair().unwrap();
-    let near = Rc::new(near);
-    let page: Span = (0..4 << 20).map(|i: u32| (i % 251) as u8).collect::<Vec<_>>().into();
-    let reader = std::thread::spawn(move || {
-        let mut all = Vec::new();
-        far.read_to_end(&mut all).unwrap();
-        all
-    });
-    let parts = [Span::from(b"header".to_vec()), page.slice(0..1 << 20), page.slice(1 << 20..4 << 20)];
-    let sent = block_on(&ring, ring.send_parts(&near, parts)).unwrap();
-    assert_eq!(sent as usize, 6 + (4 << 20), "far more than a socket buffer, sent whole by one operation");
-    assert_eq!(block_on(&ring, ring.send(&near, &Span::from(b"end".to_vec()))).unwrap(), 3);
-    drop(near);
-    let all = reader.join().unwrap();
-    assert_eq!(&all[..6], b"header");
-    // SAFETY: nobody writes the vector behind the span.
-    assert_eq!(&all[6..all.len() - 3], unsafe { page.bytes() });
-    assert_eq!(&all[all.len() - 3..], b"end");
-    let many = (0..=SEND_PARTS_MAX).map(|_| page.slice(0..1));
-    let (near, _far) = UnixStream::pair().unwrap();
-    assert!(block_on(&ring, ring.send_parts(Rc::new(near), many)).is_err(), "past the bound of parts");
-}
-
-/// The executor's sockets are in non-blocking mode, which must not make the ring's sends short.
-#[test]
-fn nonblocking_socket_is_sent_whole() {
-    let ring = Ring::new(8).unwrap();
-    let (near, mut far) = UnixStream::pair().unwrap();
-    near.set_nonblocking(true).unwrap();
-    let reader = std::thread::spawn(move || far.read_to_end(&mut Vec::new()).unwrap());
-    let near = Rc::new(near);
-    assert_eq!(block_on(&ring, ring.send(&near, &Span::from(vec![0; 8 << 20]))).unwrap(), 8 << 20);
-    drop(near);
-    assert_eq!(reader.join().unwrap(), 8 << 20);
-}
-
-#[test]
-fn send_to_a_closed_peer_is_an_error_and_no_signal() {
-    let ring = Ring::new(8).unwrap();
-    let (near, far) = UnixStream::pair().unwrap();
-    drop(far);
-    let error = block_on(&ring, ring.send(Rc::new(near), &Span::from(vec![1u8; 10]))).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(libc::EPIPE));
 }
 
 #[test]
@@ -241,7 +193,7 @@ fn dropped_ring_ends_what_waits() {
     let handle = ring.handle();
     let (near, _far) = UnixStream::pair().unwrap();
     let (into, weak) = watched(64);
-    let read = ring.recv(Rc::new(near), into);
+    let read = ring.read_at(Rc::new(near), into, 0);
     drop(ring);
     let (result, into) = block_on(&handle, read);
     assert_eq!(result.unwrap_err().raw_os_error(), Some(libc::ECANCELED));

@@ -304,7 +304,7 @@ fn memory_outlives_eviction_while_the_kernel_writes_it() {
         let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
         let block = BlockMem::new(pool, PAGE_BYTES).unwrap();
         block_on(ring, block.prepare(0..PAGE_BYTES)).unwrap();
-        let read = ring.recv(Rc::new(near), block.fill(0..4096).unwrap());
+        let read = ring.read_at(Rc::new(near), block.fill(0..4096).unwrap(), 0);
         ring.flush().unwrap();
         drop(block);
         assert_eq!((pool.usage().pages_used, pool.usage().pages_recycled), (1, 0), "the receive still has it");
