@@ -1,6 +1,8 @@
 //! A master as its clients and workers see it: over real sockets, in this process, on ports of the system's choice.
 #![allow(clippy::unwrap_used)]
 
+#[path = "master/batches.rs"]
+mod batches;
 #[path = "master/client.rs"]
 mod client;
 #[path = "master/frames.rs"]

@@ -4,16 +4,17 @@
 //!  [stat stat | create create | stat | delete rename | complete …]
 //!   └ reads ┘ └ one entry of the log ┘   └ one for what is intended, one for what is done
 //! ```
-//! A run ends where the class of the operations changes, or where one touches a name that the run already touches.
+//! A run ends where the class of the operations changes, where one touches a name that the run already touches, or where
+//! one needs a directory that the run makes.
 
 use std::sync::Arc;
 
 use citius_wire::{Batch, BatchReply, ClientId, Failure, MountId, NamespacePath, Operation, Outcome, Serial, Status};
-use futures::StreamExt;
-use futures::stream;
 use hashbrown::HashSet;
 
+use super::abreast::abreast;
 use super::locks::{Reach, Want};
+use super::provisions::Provisions;
 use super::{LOCK_PATIENCE, Service, waited_too_long};
 use crate::state::{Caller, Change, Command, IntentId, Reply};
 use crate::sync::Found;
@@ -40,6 +41,8 @@ enum Class {
 struct Item {
     caller: Caller,
     operation: Operation,
+    /// The names that it must have for itself, or why there are no such names.
+    wants: Result<Vec<Want>, Failure>,
 }
 
 /// What is to be logged for an operation, and what is kept for its answer.
@@ -88,43 +91,33 @@ impl Service {
         let serials = serials.ok_or_else(|| Failure::new(Status::InvalidArgument, "the serials of a batch run out"))?;
         let mut items = serials
             .zip(batch.operations)
-            .map(|(serial, operation)| Item { caller: Caller { client, serial: Serial(serial) }, operation })
+            .map(|(serial, operation)| Item {
+                caller: Caller { client, serial: Serial(serial) },
+                wants: wants_of(&operation),
+                operation,
+            })
             .peekable();
         let mut results: Outcomes = Vec::with_capacity(count);
         while let Some(item) = items.next() {
             let class = Class::of(&item.operation);
-            let mut run = vec![item];
             let mut names = Names::default();
-            // A lone operation with a bad path runs too, and is refused by name.
-            let mut wants = wants_of(&run[0].operation).unwrap_or_default();
-            let is_alone = class == Class::Mount || !names.take(&wants);
+            // An operation with a bad path runs too, alone, and is refused by name.
+            let is_alone = class == Class::Mount || !names.take(&item);
+            let mut run = vec![item];
             while !is_alone && run.len() < RUN_MAX {
-                let more = items.next_if(|next| {
-                    Class::of(&next.operation) == class
-                        && wants_of(&next.operation).is_ok_and(|more| {
-                            let fits = names.take(&more);
-                            if fits {
-                                wants.extend(more);
-                            }
-                            fits
-                        })
-                });
-                match more {
+                match items.next_if(|next| Class::of(&next.operation) == class && names.take(next)) {
                     Some(item) => run.push(item),
                     None => break,
                 }
             }
-            results.extend(self.run(class, run, wants).await);
+            results.extend(self.run(class, run).await);
         }
         Ok(BatchReply { results })
     }
 
-    async fn run(self: &Arc<Self>, class: Class, run: Vec<Item>, wants: Vec<Want>) -> Outcomes {
+    async fn run(self: &Arc<Self>, class: Class, run: Vec<Item>) -> Outcomes {
         match class {
-            Class::Read => {
-                let reads: Vec<_> = run.iter().map(|item| self.read(&item.operation)).collect();
-                stream::iter(reads).buffered(AT_ONCE_MAX).collect().await
-            }
+            Class::Read => abreast(run.len(), AT_ONCE_MAX, |i| self.read(&run[i].operation)).await,
             Class::Mount => {
                 let mut results = Vec::new();
                 for item in run {
@@ -132,12 +125,13 @@ impl Service {
                 }
                 results
             }
-            Class::Name | Class::File => self.change(run, wants).await,
+            Class::Name | Class::File => self.change(run).await,
         }
     }
 
     /// Locks, prepares, logs, acts, logs again, answers.
-    async fn change(self: &Arc<Self>, run: Vec<Item>, wants: Vec<Want>) -> Outcomes {
+    async fn change(self: &Arc<Self>, run: Vec<Item>) -> Outcomes {
+        let wants: Vec<&Want> = run.iter().filter_map(|item| item.wants.as_ref().ok()).flatten().collect();
         let locked = match tokio::time::timeout(LOCK_PATIENCE, self.locks.lock(&wants)).await {
             Ok(locked) => locked,
             Err(_) => {
@@ -146,29 +140,30 @@ impl Service {
             }
         };
         // Under the lock: an earlier try of the same operation has ended by now.
-        let prepared: Vec<_> = run.iter().map(|item| self.prepare_or_remember(item)).collect();
-        let prepared: Vec<Result<Prepared, Result<Outcome, Failure>>> =
-            stream::iter(prepared).buffered(AT_ONCE_MAX).collect().await;
-        let commands = prepared
-            .iter()
-            .zip(&run)
-            .filter_map(|(prepared, item)| prepared.as_ref().ok().map(|it| (it, item)))
-            .map(|(prepared, item)| Command { caller: Some(item.caller), change: prepared.change.clone() })
+        let provisions = Provisions::for_run_of(run.len());
+        let prepared = abreast(run.len(), AT_ONCE_MAX, |i| self.prepare_or_remember(&run[i], &provisions)).await;
+        let mut commands = Vec::with_capacity(run.len());
+        let logged: Vec<Result<Option<Published>, Result<Outcome, Failure>>> = (prepared.into_iter().zip(&run))
+            .map(|(prepared, item)| {
+                let Prepared { change, published } = prepared?;
+                commands.push(Command { caller: Some(item.caller), change });
+                Ok(published)
+            })
             .collect();
         let mut replies = self.propose_all(commands).await.into_iter();
 
         let mut results = Vec::with_capacity(run.len());
         let mut intents: Vec<(usize, IntentId)> = Vec::new();
-        for (i, prepared) in prepared.into_iter().enumerate() {
-            results.push(match prepared {
+        for (i, logged) in logged.into_iter().enumerate() {
+            results.push(match logged {
                 Err(settled) => settled,
-                Ok(prepared) => match replies.next().expect("each command has a reply") {
+                Ok(published) => match replies.next().expect("each command has a reply") {
                     Ok(Reply::Intent(id)) => {
                         intents.push((i, id));
                         Ok(Outcome::Done)
                     }
                     Ok(reply) => {
-                        if let Some(Published { mount, store_path, found }) = prepared.published {
+                        if let Some(Published { mount, store_path, found }) = published {
                             self.changed(mount, &store_path, Some(found));
                         }
                         self.outcome(reply)
@@ -185,7 +180,11 @@ impl Service {
     }
 
     /// What is to be logged for an operation; or its result, if it has one without the log.
-    async fn prepare_or_remember(&self, item: &Item) -> Result<Prepared, Result<Outcome, Failure>> {
+    async fn prepare_or_remember(
+        &self,
+        item: &Item,
+        provisions: &Provisions,
+    ) -> Result<Prepared, Result<Outcome, Failure>> {
         let remembered = self.state(|state| match state.answer(item.caller) {
             Ok(Some(Ok(reply))) => Some(Ok(reply.clone())),
             Ok(Some(Err(failure))) => Some(Err(failure.clone())),
@@ -193,7 +192,7 @@ impl Service {
             Err(failure) => Some(Err(failure)),
         });
         match remembered {
-            None => self.prepare(&item.operation).await.map_err(Err),
+            None => self.prepare(item, provisions).await.map_err(Err),
             Some(Err(failure)) => Err(Err(failure)),
             // It is under way: resumed by a master that was started anew, or waiting for its store.
             Some(Ok(Reply::Intent(_))) => {
@@ -204,24 +203,23 @@ impl Service {
         }
     }
 
-    async fn prepare(&self, operation: &Operation) -> Result<Prepared, Failure> {
-        match operation {
-            Operation::Create { path, overwrite, parents, write_type, block_bytes } => {
-                let path = NamespacePath::parse(path)?;
+    async fn prepare(&self, item: &Item, provisions: &Provisions) -> Result<Prepared, Failure> {
+        let wants = item.wants.as_ref().map_err(Failure::clone)?;
+        match &item.operation {
+            Operation::Create { path: _, overwrite, parents, write_type, block_bytes } => {
                 let manner = super::writing::Manner {
                     overwrite: *overwrite,
                     parents: *parents,
                     write_type: *write_type,
                     block_bytes: *block_bytes,
                 };
-                self.prepare_create(&path, manner).await
+                self.prepare_create(&wants[0].path, manner, provisions).await
             }
-            Operation::Mkdir { path, parents } => self.prepare_mkdir(&NamespacePath::parse(path)?, *parents).await,
-            Operation::Delete { path, recursive } => {
-                self.prepare_delete(&NamespacePath::parse(path)?, *recursive).await
-            }
+            Operation::Mkdir { path: _, parents } => self.prepare_mkdir(&wants[0].path, *parents, provisions).await,
+            Operation::Delete { path: _, recursive } => self.prepare_delete(&wants[0].path, *recursive).await,
             Operation::Rename { from, to, overwrite } => {
-                self.prepare_rename(&NamespacePath::parse(from)?, &NamespacePath::parse(to)?, *overwrite).await
+                let (from, to) = (NamespacePath::parse(from)?, NamespacePath::parse(to)?);
+                self.prepare_rename(&from, &to, *overwrite, provisions).await
             }
             other => self.prepare_file(other),
         }
@@ -233,11 +231,31 @@ impl Service {
 struct Names {
     names: HashSet<NamespacePath>,
     trees: Vec<Want>,
+    /// Directories that it makes, or may make.
+    made: HashSet<NamespacePath>,
 }
 
 impl Names {
-    /// Takes wants into the run, if they meet nothing in it; all of them or none.
-    fn take(&mut self, wants: &[Want]) -> bool {
+    /// Takes an operation into the run, if it may have names, they meet nothing in it, and the directory that it looks
+    /// for is not one that is yet to be made.
+    fn take(&mut self, item: &Item) -> bool {
+        let Ok(wants) = &item.wants else { return false };
+        if !self.made.is_empty() && needed_by(&item.operation).is_some_and(|directory| self.made.contains(&directory)) {
+            return false;
+        }
+        let is_taken = self.take_all(wants);
+        if is_taken {
+            let (mut next, with_parents) = made_by(&item.operation, wants);
+            while let Some(directory) = next.filter(|directory| !directory.is_root()) {
+                next = directory.parent().filter(|_| with_parents);
+                self.made.insert(directory);
+            }
+        }
+        is_taken
+    }
+
+    /// Takes all of these wants, or none.
+    fn take_all(&mut self, wants: &[Want]) -> bool {
         let meets_itself = wants.iter().enumerate().any(|(i, want)| wants[..i].iter().any(|other| want.meets(other)));
         if meets_itself || wants.iter().any(|want| self.meets(want)) {
             return false;
@@ -256,6 +274,26 @@ impl Names {
             || self.trees.iter().any(|tree| tree.meets(want))
             || want.reach >= Reach::Tree && self.names.iter().any(|name| name.is_under(&want.path))
     }
+}
+
+/// The directory that an operation makes, or may make, and whether those above it are made too.
+fn made_by(operation: &Operation, wants: &[Want]) -> (Option<NamespacePath>, bool) {
+    let path = wants.first().map(|want| &want.path);
+    match operation {
+        Operation::Mkdir { parents, .. } => (path.cloned(), *parents),
+        Operation::Create { parents: true, .. } => (path.and_then(NamespacePath::parent), true),
+        _ => (None, false),
+    }
+}
+
+/// The directory that an operation wants to find, and does not make.
+fn needed_by(operation: &Operation) -> Option<NamespacePath> {
+    let path = match operation {
+        Operation::Create { path, parents: false, .. } | Operation::Mkdir { path, parents: false } => path,
+        Operation::Rename { to, .. } => to,
+        _ => return None,
+    };
+    NamespacePath::parse(path).ok()?.parent()
 }
 
 /// The names that an operation must have for itself.
@@ -286,10 +324,10 @@ mod tests {
         let delete = |path: &str| wants_of(&Operation::Delete { path: path.into(), recursive: true });
         let mkdir = |path: &str| wants_of(&Operation::Mkdir { path: path.into(), parents: false });
         let mut names = Names::default();
-        assert!(names.take(&mkdir("/a/b").unwrap()) && names.take(&mkdir("/a/c").unwrap()));
-        assert!(!names.take(&mkdir("/a//b").unwrap()), "the same name, written otherwise");
-        assert!(!names.take(&delete("/a").unwrap()), "a tree that holds a name of the run");
-        assert!(names.take(&delete("/d").unwrap()) && !names.take(&mkdir("/d/e").unwrap()));
+        assert!(names.take_all(&mkdir("/a/b").unwrap()) && names.take_all(&mkdir("/a/c").unwrap()));
+        assert!(!names.take_all(&mkdir("/a//b").unwrap()), "the same name, written otherwise");
+        assert!(!names.take_all(&delete("/a").unwrap()), "a tree that holds a name of the run");
+        assert!(names.take_all(&delete("/d").unwrap()) && !names.take_all(&mkdir("/d/e").unwrap()));
         let rename = Operation::Rename { from: "/x".into(), to: "/x/y".into(), overwrite: false };
         assert_eq!(wants_of(&rename).unwrap().len(), 1);
         assert!(mkdir("relative").is_err());

@@ -7,6 +7,7 @@
 //!
 //! Readers take no locks. Only a rename makes them wait, because the under-store moves what the name stands for.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -37,12 +38,15 @@ pub(crate) enum Reach {
 
 #[derive(Default)]
 struct Table {
-    held: BTreeMap<String, Held>,
+    held: BTreeMap<Arc<str>, Held>,
+    /// How many of them reach below their names: most of the time none does, and nothing above a path need be looked at.
+    trees: usize,
 }
 
 struct Held {
     reach: Reach,
-    freed: Arc<Notify>,
+    /// Made when somebody waits for it.
+    freed: Option<Arc<Notify>>,
 }
 
 /// All locks. Clones are the same locks.
@@ -60,7 +64,7 @@ struct Shared {
 /// Locks held until it is dropped.
 pub(crate) struct Locked {
     shared: Arc<Shared>,
-    paths: Vec<(String, Reach)>,
+    paths: Vec<(Arc<str>, Reach)>,
 }
 
 impl Want {
@@ -74,7 +78,7 @@ impl Want {
 
 impl PathLocks {
     /// Takes all of `wants`, none of which meets another, and waits until it can.
-    pub(crate) async fn lock(&self, wants: &[Want]) -> Locked {
+    pub(crate) async fn lock(&self, wants: &[impl Borrow<Want>]) -> Locked {
         loop {
             let blocked = match self.try_lock(wants) {
                 Ok(locked) => return locked,
@@ -85,23 +89,24 @@ impl PathLocks {
     }
 
     /// Takes all of `wants`, or gives what will be notified when the lock in the way is freed.
-    fn try_lock(&self, wants: &[Want]) -> Result<Locked, OwnedNotified> {
+    fn try_lock(&self, wants: &[impl Borrow<Want>]) -> Result<Locked, OwnedNotified> {
         let mut table = self.shared.table.lock();
         for want in wants {
-            if let Some(held) = table.in_the_way(want) {
-                // Made under the lock, so that it cannot miss the freeing.
-                return Err(Arc::clone(&held.freed).notified_owned());
+            if let Some(path) = table.in_the_way(want.borrow()) {
+                return Err(table.freeing(&path));
             }
         }
         let mut paths = Vec::with_capacity(wants.len());
         for want in wants {
-            let held = Held { reach: want.reach, freed: Arc::new(Notify::new()) };
-            let before = table.held.insert(want.path.as_str().to_owned(), held);
+            let want: &Want = want.borrow();
+            let path: Arc<str> = Arc::from(want.path.as_str());
+            let before = table.held.insert(Arc::clone(&path), Held { reach: want.reach, freed: None });
             assert!(before.is_none(), "the wants of one change do not meet");
+            table.trees += usize::from(want.reach >= Reach::Tree);
             if want.reach == Reach::Rename {
                 self.shared.renames.fetch_add(1, Ordering::Release);
             }
-            paths.push((want.path.as_str().to_owned(), want.reach));
+            paths.push((path, want.reach));
         }
         Ok(Locked { shared: Arc::clone(&self.shared), paths })
     }
@@ -114,7 +119,10 @@ impl PathLocks {
     /// Waits until no rename is under way that holds the path.
     pub(crate) async fn readable(&self, path: &str) {
         while self.shared.renames.load(Ordering::Acquire) > 0 {
-            let blocked = self.shared.table.lock().renaming(path).map(|held| Arc::clone(&held.freed).notified_owned());
+            let blocked = {
+                let mut table = self.shared.table.lock();
+                table.renaming(path).map(|path| table.freeing(&path))
+            };
             match blocked {
                 Some(blocked) => blocked.await,
                 None => return,
@@ -124,26 +132,42 @@ impl PathLocks {
 }
 
 impl Table {
-    fn in_the_way(&self, want: &Want) -> Option<&Held> {
+    /// The path of a lock that meets this want.
+    fn in_the_way(&self, want: &Want) -> Option<Arc<str>> {
         let path = want.path.as_str();
-        if let Some(held) = self.held.get(path) {
-            return Some(held);
+        if let Some((path, _)) = self.held.get_key_value(path) {
+            return Some(Arc::clone(path));
         }
-        if let Some(held) = above(path).filter_map(|above| self.held.get(above)).find(|held| held.reach >= Reach::Tree)
+        if self.trees > 0
+            && let Some(path) = self.first_that(above(path), Reach::Tree)
         {
-            return Some(held);
+            return Some(path);
         }
         if want.reach == Reach::Name {
             return None;
         }
         let prefix = if want.path.is_root() { "/".to_owned() } else { format!("{path}/") };
         let below = (Bound::Excluded(prefix.as_str()), Bound::Unbounded);
-        self.held.range::<str, _>(below).next().filter(|(held, _)| held.starts_with(&prefix)).map(|(_, held)| held)
+        let (first, _) = self.held.range::<str, _>(below).next()?;
+        first.starts_with(&prefix).then(|| Arc::clone(first))
     }
 
-    fn renaming(&self, path: &str) -> Option<&Held> {
-        let at_or_above = std::iter::once(path).chain(above(path));
-        at_or_above.filter_map(|path| self.held.get(path)).find(|held| held.reach == Reach::Rename)
+    /// The path of the rename that a reader of this path must wait for.
+    fn renaming(&self, path: &str) -> Option<Arc<str>> {
+        self.first_that(std::iter::once(path).chain(above(path)), Reach::Rename)
+    }
+
+    /// The first of these paths that is locked so far at least.
+    fn first_that<'a>(&self, mut paths: impl Iterator<Item = &'a str>, reach: Reach) -> Option<Arc<str>> {
+        paths.find_map(|path| {
+            self.held.get_key_value(path).filter(|(_, held)| held.reach >= reach).map(|(path, _)| Arc::clone(path))
+        })
+    }
+
+    /// What will be notified when the lock on a path is freed: made under the table's lock, it cannot miss the freeing.
+    fn freeing(&mut self, path: &str) -> OwnedNotified {
+        let held = self.held.get_mut(path).expect("the path is locked");
+        Arc::clone(held.freed.get_or_insert_default()).notified_owned()
     }
 }
 
@@ -165,10 +189,13 @@ impl Drop for Locked {
         let mut table = self.shared.table.lock();
         for (path, reach) in &self.paths {
             let held = table.held.remove(path).expect("a lock is freed once");
+            table.trees -= usize::from(*reach >= Reach::Tree);
             if *reach == Reach::Rename {
                 self.shared.renames.fetch_sub(1, Ordering::Release);
             }
-            held.freed.notify_waiters();
+            if let Some(freed) = held.freed {
+                freed.notify_waiters();
+            }
         }
     }
 }
@@ -231,7 +258,8 @@ mod tests {
         assert!(!reader.is_finished());
         drop(rename);
         reader.await.unwrap();
-        assert!(locks.is_readable("/a") && locks.shared.table.lock().held.is_empty());
+        let table = locks.shared.table.lock();
+        assert!(locks.is_readable("/a") && table.held.is_empty() && table.trees == 0);
     }
 
     fn any_want() -> impl Strategy<Value = Want> {

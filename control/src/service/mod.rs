@@ -8,6 +8,8 @@
 //! | `reading` | `stat`, `open` and `ring`, at once where memory has the answer |
 //! | `listing` | a directory: pages of the store merged with names of the log |
 //! | `batch` | operations in order, in runs that share one entry of the log |
+//! | `abreast` | futures side by side |
+//! | `provisions` | what the operations of a run share while they are prepared |
 //! | `locks` | one change of a name after the other |
 //! | `writing` | files being written: create, renew, publish |
 //! | `naming` | mkdir, delete, rename: intents, and what they do to a store |
@@ -20,6 +22,7 @@
 //! A path is resolved as docs/guarantees.md says: what the log knows is true before the under-store is asked, and of a
 //! file that the under-store holds, the under-store is the truth.
 
+mod abreast;
 mod batch;
 mod failure;
 mod fault;
@@ -30,6 +33,7 @@ mod members;
 mod mounting;
 mod mounts;
 mod naming;
+mod provisions;
 mod reading;
 mod report;
 mod roster;

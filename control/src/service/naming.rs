@@ -12,11 +12,12 @@ use std::time::Duration;
 use citius_understore::{Condition, Depth, Error as StoreError, Kind, StorePath, UnderStore};
 use citius_wire::{Failure, MountId, NamespacePath, Status};
 use futures::StreamExt;
-use futures::stream;
 
+use super::abreast::abreast;
 use super::batch::Prepared;
 use super::locks::{Locked, Reach, Want};
 use super::mounts::Mounted;
+use super::provisions::Provisions;
 use super::sight::{Seen, Sight, not_found};
 use super::{FaultPoint, Service, failure};
 use crate::state::{Action, Change, Command, Intent, IntentId};
@@ -36,8 +37,13 @@ enum Act {
 }
 
 impl Service {
-    pub(super) async fn prepare_mkdir(&self, path: &NamespacePath, parents: bool) -> Result<Prepared, Failure> {
-        let sight = self.sight_anew(path).await?;
+    pub(super) async fn prepare_mkdir(
+        &self,
+        path: &NamespacePath,
+        parents: bool,
+        provisions: &Provisions,
+    ) -> Result<Prepared, Failure> {
+        let sight = self.sight_of_new(path, provisions).await?;
         match sight.seen {
             Seen::Nothing => {}
             Seen::Directory { .. } if parents => {}
@@ -46,7 +52,7 @@ impl Service {
             }
         }
         if !parents {
-            self.check_parent(path).await?;
+            self.check_parent(path, provisions).await?;
         }
         let action = Action::Mkdir { path: path.as_str().to_owned(), parents };
         Ok(intend(sight.mounted.id, action))
@@ -68,6 +74,7 @@ impl Service {
         from: &NamespacePath,
         to: &NamespacePath,
         overwrite: bool,
+        provisions: &Provisions,
     ) -> Result<Prepared, Failure> {
         let source = self.sight_anew(from).await?;
         let is_directory = match source.seen {
@@ -78,7 +85,7 @@ impl Service {
         let target = self.sight_anew(to).await?;
         if target.mounted.id == source.mounted.id && from != to {
             match target.seen {
-                Seen::Nothing => self.check_parent(to).await?,
+                Seen::Nothing => self.check_parent(to, provisions).await?,
                 Seen::Directory { .. } => {
                     return Err(Failure::new(
                         Status::AlreadyExists,
@@ -97,15 +104,10 @@ impl Service {
     }
 
     /// Checks that the directory of a path is there.
-    pub(super) async fn check_parent(&self, path: &NamespacePath) -> Result<(), Failure> {
-        let Some(parent) = path.parent() else { return Ok(()) };
-        match self.sight_anew(&parent).await?.seen {
-            Seen::Directory { .. } => Ok(()),
-            Seen::Nothing => {
-                let words = format!("{parent}: no such directory; make it first, or ask for parents to be made");
-                Err(Failure::new(Status::NotFound, words))
-            }
-            Seen::Written(_) | Seen::File(_) => Err(super::listing::not_a_directory(&parent)),
+    pub(super) async fn check_parent(&self, path: &NamespacePath, provisions: &Provisions) -> Result<(), Failure> {
+        match self.directory_of(path, provisions).await {
+            Some(directory) => directory.is_there.clone(),
+            None => Ok(()),
         }
     }
 
@@ -137,8 +139,7 @@ impl Service {
         if self.dies_at(FaultPoint::IntentLogged) {
             return die(ids.len(), locked);
         }
-        let acts: Vec<_> = ids.iter().map(|id| self.act(*id, false)).collect();
-        let acts: Vec<Act> = stream::iter(acts).buffered(AT_ONCE_MAX).collect().await;
+        let acts: Vec<Act> = abreast(ids.len(), AT_ONCE_MAX, |i| self.act(ids[i], false)).await;
         if self.dies_at(FaultPoint::IntentActed) {
             return die(ids.len(), locked);
         }

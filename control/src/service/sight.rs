@@ -9,13 +9,14 @@
 
 use std::sync::Arc;
 
-use citius_understore::{Kind, StorePath, UnderStore};
+use citius_understore::{Kind, LocalDirectory, StorePath, UnderStore};
 use citius_wire::{Epoch, Failure, FileKey, MountId, NamespacePath, Place, Status};
 
 use super::mounts::Mounted;
+use super::provisions::{Directory, Provisions};
 use super::{LOCK_PATIENCE, Service, failure, waited_too_long};
 use crate::state::{Overlay, State, WrittenFile};
-use crate::sync::{Found, FoundFile};
+use crate::sync::{Found, FoundFile, SyncInterval};
 
 /// What is at a path, and in which mount.
 pub(super) struct Sight {
@@ -211,6 +212,81 @@ impl Service {
             Known::AskStore => self.found_anew(&mounted, path).await?.into(),
         };
         Ok(Sight { mounted, seen })
+    }
+
+    /// The same, of a name that is to be new: a local store shows it in its directory, which the run has opened.
+    pub(super) async fn sight_of_new(&self, path: &NamespacePath, provisions: &Provisions) -> Result<Sight, Failure> {
+        let (id, known) = self.state(|state| known(state, path))?;
+        let mounted = self.mounts.find(id)?;
+        let seen = match known {
+            Known::Seen(seen) => seen,
+            Known::AskStore if mounted.open().is_some_and(|store| store.local().is_some()) => {
+                let directory = self.directory_of(path, provisions).await;
+                match directory.as_deref().and_then(|directory| directory.opened.as_ref()) {
+                    // Mounts may have changed around the directory since the run looked at it.
+                    Some((mount, opened)) if *mount == id => self.found_in(&mounted, path, opened)?.into(),
+                    _ => self.found_anew(&mounted, path).await?.into(),
+                }
+            }
+            Known::AskStore => self.found_anew(&mounted, path).await?.into(),
+        };
+        Ok(Sight { mounted, seen })
+    }
+
+    /// What a local store has at a path of an open directory at this moment.
+    fn found_in(&self, mounted: &Mounted, path: &NamespacePath, opened: &LocalDirectory) -> Result<Found, Failure> {
+        let store_path = within(mounted, path);
+        let asked = self.cache.asking(mounted.id, store_path, self.now_ms());
+        let stat = opened.stat_now(path.name().unwrap_or_default());
+        let found = match stat.map_err(|error| failure::of_store(&error, path))? {
+            Some(stat) => {
+                let before = self.cache.last(mounted.id, store_path);
+                Found::of_stat(mounted.id, store_path, &stat, before.as_ref())
+            }
+            None => Found::Nothing,
+        };
+        // What is never believed is kept for the hash of its version only.
+        if mounted.interval != SyncInterval::Never || found.file().is_some() {
+            self.cache.keep(asked, mounted.id, store_path, found.clone());
+        }
+        Ok(found)
+    }
+
+    /// The directory of a path, as its run sees it; `None` of `/`, which lies in none.
+    pub(super) async fn directory_of(&self, path: &NamespacePath, provisions: &Provisions) -> Option<Arc<Directory>> {
+        let parent = path.parent()?;
+        Some(provisions.directory(&parent, self.look_into(&parent)).await)
+    }
+
+    async fn look_into(&self, path: &NamespacePath) -> Directory {
+        let look = async {
+            let (id, known) = self.state(|state| known(state, path))?;
+            let mounted = self.mounts.find(id)?;
+            let opened = match (&known, mounted.open().and_then(|store| store.local())) {
+                (Known::AskStore | Known::Seen(Seen::Directory { .. }), Some(local)) => {
+                    local.directory_now(&store_path_of(&mounted, path)?).ok()
+                }
+                _ => None,
+            };
+            let seen = match (known, &opened) {
+                (Known::Seen(seen), _) => seen,
+                (Known::AskStore, Some(_)) => Seen::Directory { modified_ms: 0, is_mount: false },
+                // Why it cannot be opened is to be told from a look at it.
+                (Known::AskStore, None) => self.found_anew(&mounted, path).await?.into(),
+            };
+            match seen {
+                Seen::Directory { .. } => Ok(opened.map(|opened| (id, opened))),
+                Seen::Nothing => {
+                    let words = format!("{path}: no such directory; make it first, or ask for parents to be made");
+                    Err(Failure::new(Status::NotFound, words))
+                }
+                Seen::Written(_) | Seen::File(_) => Err(super::listing::not_a_directory(path)),
+            }
+        };
+        match look.await {
+            Ok(opened) => Directory { is_there: Ok(()), opened },
+            Err(failure) => Directory { is_there: Err(failure), opened: None },
+        }
     }
 
     /// What the store has at a path at this moment.

@@ -8,6 +8,7 @@ use citius_wire::{
 
 use super::batch::{Prepared, Published};
 use super::naming::mkdir_all;
+use super::provisions::Provisions;
 use super::reading::OWNER;
 use super::sight::{Seen, Sight, store_path_of};
 use super::{Service, failure};
@@ -25,13 +26,18 @@ pub(super) struct Manner {
 }
 
 impl Service {
-    pub(super) async fn prepare_create(&self, path: &NamespacePath, manner: Manner) -> Result<Prepared, Failure> {
+    pub(super) async fn prepare_create(
+        &self,
+        path: &NamespacePath,
+        manner: Manner,
+        provisions: &Provisions,
+    ) -> Result<Prepared, Failure> {
         let block_bytes = if manner.block_bytes == 0 { BLOCK_BYTES_DEFAULT } else { manner.block_bytes };
         if !is_block_bytes(block_bytes) {
             let words = format!("{path}: blocks of {block_bytes} bytes are not whole pages of 2 MiB up to 1 GiB");
             return Err(Failure::new(Status::InvalidArgument, words));
         }
-        let sight = self.sight_anew(path).await?;
+        let sight = self.sight_of_new(path, provisions).await?;
         if sight.mounted.read_only {
             let words = format!("{path} lies in the mount at {}, which is read-only", sight.mounted.path);
             return Err(Failure::new(Status::ReadOnly, words));
@@ -51,7 +57,7 @@ impl Service {
                 below.file().map(|file| file.token.as_bytes().to_vec())
             }
             Seen::Nothing => {
-                self.ready_parent(&sight, path, manner.parents).await?;
+                self.ready_parent(&sight, path, manner.parents, provisions).await?;
                 None
             }
         };
@@ -59,7 +65,7 @@ impl Service {
             path: path.as_str().to_owned(),
             mount: sight.mounted.id,
             place: Place::of_path(sight.mounted.id, sight.store_path(path)),
-            file: FileKey(random_id()?),
+            file: provisions.key()?,
             write_type: manner.write_type,
             block_bytes,
             overwrite: manner.overwrite,
@@ -70,8 +76,14 @@ impl Service {
     }
 
     /// Checks that the directory of a new file is there, or makes it.
-    async fn ready_parent(&self, sight: &Sight, path: &NamespacePath, parents: bool) -> Result<(), Failure> {
-        let missing = match self.check_parent(path).await {
+    async fn ready_parent(
+        &self,
+        sight: &Sight,
+        path: &NamespacePath,
+        parents: bool,
+        provisions: &Provisions,
+    ) -> Result<(), Failure> {
+        let missing = match self.check_parent(path, provisions).await {
             Err(failure) if parents && failure.status == Status::NotFound => path.parent(),
             other => return other,
         };
@@ -80,7 +92,9 @@ impl Service {
         let store_path = store_path_of(&sight.mounted, &parent)?;
         let made = mkdir_all(&**sight.mounted.store()?, &store_path).await;
         self.changed(sight.mounted.id, store_path.as_str(), None);
-        made.map_err(|error| failure::of_store(&error, &parent))
+        made.map_err(|error| failure::of_store(&error, &parent))?;
+        provisions.made(&parent);
+        Ok(())
     }
 
     /// What is to be logged for an operation on a file being written.
@@ -171,13 +185,4 @@ impl Service {
         let capability = self.sign(&right)?;
         Ok(Created { file, place, epoch, block_bytes, write_type, capability, lease_ms: self.conduct.lease_ms })
     }
-}
-
-/// An id that nobody else will draw.
-fn random_id() -> Result<[u8; 16], Failure> {
-    let mut id = [0; 16];
-    getrandom::fill(&mut id).map_err(|error| {
-        Failure::new(Status::Unavailable, format!("this machine gives no random bytes for a file's id: {error}"))
-    })?;
-    Ok(id)
 }

@@ -16,9 +16,9 @@
 use super::namespace::Inode;
 use citius_wire::{ClientId, Epoch, FileKey, Incarnation, MountId, Place, Ring, WorkerId, WriteType, units};
 use core::num::NonZeroU32;
-use hashbrown::{DefaultHashBuilder, HashTable};
+use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
 use rkyv::{Archive, Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 
 /// The most bytes of an under-store's record of what is staged.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
@@ -330,7 +330,7 @@ impl Files {
 /// How the last [`FATES_MAX`] writes ended, so that whoever asks again gets the answer it missed.
 #[derive(Default)]
 pub(super) struct Fates {
-    by_key: BTreeMap<FileKey, Fate>,
+    by_key: HashMap<FileKey, Fate>,
     /// Oldest first.
     order: VecDeque<FileKey>,
 }

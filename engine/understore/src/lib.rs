@@ -40,7 +40,7 @@ mod traffic;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
 pub use error::{Error, ErrorClass, Result, Source};
-pub use local::LocalStore;
+pub use local::{LocalDirectory, LocalStore};
 #[cfg(feature = "testing")]
 pub use memory::MemoryStore;
 pub use mount::{MountSpec, open};

@@ -16,7 +16,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use crate::{Error, FileId, Part, Remnant, Result, Settled, Staged, StagedRecord, StorePath, Swept, Traffic};
+use crate::{
+    Error, FileId, LocalDirectory, Part, Remnant, Result, Settled, Staged, StagedRecord, StorePath, Swept, Traffic,
+};
 
 /// Entries and refusals of one page of a listing, together.
 pub const PAGE_ENTRIES_MAX: usize = 1000;
@@ -257,6 +259,9 @@ pub trait UnderStore: Send + Sync + fmt::Debug {
 pub trait LocalReads: Send + Sync {
     /// What is at a path, now, on this thread.
     fn stat_now(&self, path: &StorePath) -> Result<Stat>;
+
+    /// A directory, open for looking at names in it on this thread.
+    fn directory_now(&self, path: &StorePath) -> Result<LocalDirectory>;
 
     /// A read-only descriptor of exactly this version.
     fn open_local(&self, path: &StorePath, token: &VersionToken) -> Result<OwnedFd>;

@@ -8,6 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use citius_client::raw::{Connection, Deadline};
 use citius_client::{Client, Config, Operation, WriteType};
 use citius_wire::{Batch, Serial};
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// How creates are asked for.
@@ -21,21 +23,49 @@ pub(crate) struct Load {
     pub(crate) depth: usize,
 }
 
+impl Load {
+    /// How many are in flight at once: more cannot share a sync.
+    pub(crate) fn in_flight(self) -> usize {
+        self.batch * self.depth
+    }
+}
+
+/// How many creates shared one sync of the log, as the last round had it; before the first one, all in flight.
+#[derive(Clone, Debug)]
+pub(crate) struct SyncGroup(Rc<Cell<usize>>);
+
+impl SyncGroup {
+    /// Before any round.
+    pub(crate) fn of_all_in_flight(load: Load) -> Self {
+        Self(Rc::new(Cell::new(load.in_flight())))
+    }
+
+    /// Creates that share a sync.
+    pub(crate) fn creates(&self) -> usize {
+        self.0.get()
+    }
+
+    fn observe(&self, creates: usize, syncs: u64) {
+        self.0.set(creates.div_ceil(syncs.max(1) as usize));
+    }
+}
+
 /// Creates on one connection to the master.
 pub(crate) struct Creates {
     client: Client,
     connection: Connection,
     load: Load,
+    group: SyncGroup,
     serial_next: u64,
-    _citius: Citius,
+    citius: Citius,
 }
 
 impl Creates {
-    /// `None` if only baselines are to be measured.
-    pub(crate) fn new(context: &Context, load: Load) -> Result<Option<Self>> {
+    /// Each round tells `group` what it saw. `None` if only baselines are to be measured.
+    pub(crate) fn new(context: &Context, load: Load, group: SyncGroup) -> Result<Option<Self>> {
         let Some(citius) = Citius::start(context)? else { return Ok(None) };
         let (client, connection) = (citius.client(Config::default())?, citius.master()?);
-        Ok(Some(Self { client, connection, load, serial_next: 1, _citius: citius }))
+        Ok(Some(Self { client, connection, load, group, serial_next: 1, citius }))
     }
 
     fn queue(&mut self, directory: &str, batch: usize) {
@@ -68,6 +98,7 @@ impl Side for Creates {
         let (load, deadline) = (self.load, Deadline::after(CALL_PATIENCE));
         let directory = directory_of(seed);
         self.client.mkdir(&directory, false)?;
+        let syncs = self.citius.log_syncs()?;
         let start = Instant::now();
         let (mut asked, mut answered) = (0, 0);
         while answered < load.batches {
@@ -83,7 +114,25 @@ impl Side for Creates {
             answered += 1;
         }
         let seconds = start.elapsed().as_secs_f64();
+        let creates = load.batches * load.batch;
+        self.group.observe(creates, self.citius.log_syncs()? - syncs);
         self.client.delete(&directory, true)?;
-        Ok((load.batches * load.batch) as f64 / seconds)
+        Ok(creates as f64 / seconds)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_group_is_what_the_last_round_had() {
+        let group = SyncGroup::of_all_in_flight(Load { batches: 9, batch: 64, depth: 4 });
+        let same = group.clone();
+        assert_eq!(same.creates(), 256);
+        group.observe(1000, 9);
+        assert_eq!(same.creates(), 112);
+        group.observe(10, 0);
+        assert_eq!(same.creates(), 10);
     }
 }

@@ -8,6 +8,8 @@ use citius_client::raw::{Address, Connection, Deadline};
 use citius_client::{Client, Config, CreateOptions, Endpoint, File, WriteType};
 use citius_wire::{ClientId, Hello};
 use rustix::process::{Pid, Signal, kill_process};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -80,6 +82,21 @@ impl Citius {
     /// CPU time that the whole process used so far.
     pub(crate) fn cpu_time(&self) -> Result<Duration> {
         cpu::process_time(self.child.id())
+    }
+
+    /// How often its master synced its log so far.
+    pub(crate) fn log_syncs(&self) -> Result<u64> {
+        let address = self.client(Config::default())?.cluster()?.http_address;
+        let mut stream = TcpStream::connect(&address).context("asking the master for its metrics")?;
+        let token = self.endpoint()?.token.to_hex();
+        write!(
+            stream,
+            "GET /metrics HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut page = String::new();
+        stream.read_to_string(&mut page).context("reading the master's metrics")?;
+        let syncs = page.lines().find_map(|line| line.strip_prefix("citius_master_log_syncs_total "));
+        syncs.context("the master does not say how often it synced its log")?.parse().context("its syncs")
     }
 
     /// Writes the words of a baseline's working set into its memory.

@@ -3,7 +3,7 @@
 use super::{Spec, side};
 use crate::child::Server;
 use crate::citius::Citius;
-use crate::citius::creates::{self, Creates};
+use crate::citius::creates::{self, Creates, SyncGroup};
 use crate::context::Context;
 use crate::cpu;
 use crate::raw::echo::{Echoes, Exchange, Figure, Load, Sizes};
@@ -63,12 +63,16 @@ pub(super) fn stat_unpipelined_cpu(context: &Context) -> Result<Row> {
     stat(STAT_UNPIPELINED_CPU, context, UNPIPELINED, Figure::PerServerSecond)
 }
 
-/// Batches of 64 durable creates of must-cache files. The log alone appends and syncs what the batches in flight
-/// become, all of them at once: Citius gathers them too, though not always all.
+/// Batches of 64 durable creates of must-cache files, four in flight. The log alone appends the bytes that these creates
+/// become in the log of Citius, in groups as large as those that shared a sync there, as the metrics of the master told
+/// in the last round. Neither side then owes its figure to the other's grouping: were the groups those of the client,
+/// the log would sync twice as often as Citius does; were they all that is in flight, it would be told to wait for
+/// company that a server which answers at once does not have.
 pub(super) fn create(context: &Context) -> Result<Row> {
     cpu::pin(context.cores.client)?;
-    let mut citius = Creates::new(context, CREATES)?;
-    CREATE.measure(context, side(&mut citius), &mut Log::open(context.cores.server, CREATES)?)
+    let group = SyncGroup::of_all_in_flight(CREATES);
+    let mut citius = Creates::new(context, CREATES, group.clone())?;
+    CREATE.measure(context, side(&mut citius), &mut Log::open(context.cores.server, CREATES, group)?)
 }
 
 fn stat(spec: Spec, context: &Context, load: Load, figure: Figure) -> Result<Row> {

@@ -1,6 +1,6 @@
 //! Appends to the log alone, each synced: what durable commands cost at the least.
 
-use crate::citius::creates::{Load, directory_of, path_of};
+use crate::citius::creates::{Load, SyncGroup, directory_of, path_of};
 use crate::cpu;
 use crate::measure::Side;
 use anyhow::{Context as _, Result};
@@ -10,9 +10,10 @@ use citius_wire::{ClientId, FileKey, MountId, Place, Serial, WriteType};
 use std::time::Instant;
 use tempfile::TempDir;
 
-/// The commands that the creates of a round become; those that are in flight together are one entry, with one sync.
+/// The commands that the creates of a round become, so many in an entry, each entry synced.
 pub(crate) struct Log {
     load: Load,
+    group: SyncGroup,
     core: usize,
     log: RawLog,
     _folder: TempDir,
@@ -20,11 +21,11 @@ pub(crate) struct Log {
 
 impl Log {
     /// Opens a new log in the folder for temporary files, where the home of Citius is too.
-    pub(crate) fn open(core: usize, load: Load) -> Result<Self> {
+    pub(crate) fn open(core: usize, load: Load, group: SyncGroup) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("citius-perf-log-").tempdir().context("making a folder")?;
         // The flusher is a thread that it starts, so it is opened where it is to run.
         let log = on_core(core, || Ok(RawLog::open(folder.path(), &Config::default())?))?;
-        Ok(Self { load, core, log, _folder: folder })
+        Ok(Self { load, group, core, log, _folder: folder })
     }
 }
 
@@ -48,12 +49,12 @@ fn command(directory: &str, number: usize) -> Vec<u8> {
 impl Side for Log {
     /// Commands per second of the clock.
     fn round(&mut self, seed: u64) -> Result<f64> {
-        let (load, directory) = (self.load, directory_of(seed));
+        let (load, directory, group) = (self.load, directory_of(seed), self.group.creates());
         let commands: Vec<_> = (0..load.batches * load.batch).map(|i| command(&directory, i)).collect();
         let log = &mut self.log;
         on_core(self.core, || {
             let start = Instant::now();
-            for batch in commands.chunks(load.batch * load.depth) {
+            for batch in commands.chunks(group) {
                 log.append(batch.iter().map(Vec::as_slice))?;
             }
             Ok(commands.len() as f64 / start.elapsed().as_secs_f64())
@@ -79,7 +80,8 @@ mod tests {
     #[test]
     fn a_round_appends_what_creates_become() {
         let core = cpu::Cores::choose().unwrap().server;
-        let mut log = Log::open(core, Load { batches: 3, batch: 4, depth: 1 }).unwrap();
+        let load = Load { batches: 3, batch: 4, depth: 1 };
+        let mut log = Log::open(core, load, SyncGroup::of_all_in_flight(load)).unwrap();
         assert!(log.round(1).unwrap() > 0.0);
         let command = Command::decode(&command("/d", 5)).unwrap();
         assert!(matches!(command.change, Change::Create(create) if create.path == "/d/part-000005"));

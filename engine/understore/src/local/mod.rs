@@ -7,8 +7,10 @@
 //! Calls that touch the disk run on tokio's blocking threads, at most [`BLOCKING_MAX`] for each mount. The engine
 //! reads through descriptors ([`LocalReads`]); [`UnderStore::read`] here is for everybody else.
 //!
-//! - `root.rs` resolves names beneath the folder; `list.rs` lists and deletes trees; `staging.rs` writes.
+//! - `root.rs` resolves names beneath the folder; `directory.rs` looks at many names of one directory; `list.rs` lists
+//!   and deletes trees; `staging.rs` writes.
 
+mod directory;
 mod list;
 mod root;
 mod staging;
@@ -28,6 +30,7 @@ use rustix::{
 };
 use tokio::sync::Semaphore;
 
+pub use self::directory::LocalDirectory;
 use self::{
     root::{Root, io_error, to_stat},
     staging::LocalStaged,
@@ -255,6 +258,10 @@ impl LocalReads for LocalStore {
     fn stat_now(&self, path: &StorePath) -> Result<Stat> {
         self.inner.traffic.count_request();
         self.inner.root.stat(path)
+    }
+
+    fn directory_now(&self, path: &StorePath) -> Result<LocalDirectory> {
+        LocalDirectory::open(&self.inner, path)
     }
 
     fn open_local(&self, path: &StorePath, token: &VersionToken) -> Result<OwnedFd> {

@@ -307,3 +307,61 @@ async fn a_folder_that_went_away_is_found_by_the_check() {
     fs::create_dir(&root).unwrap();
     assert!(matches!(store.check().await, Err(Error::MissingFolder { .. })), "another folder in its place");
 }
+
+/// A name seen in its open directory is what its whole path is, whatever it is: also where the answer is a refusal.
+#[test]
+fn a_name_in_its_directory_is_what_its_path_is() {
+    let (outer, store) = folder();
+    let root = outer.path().join("mounted");
+    fs::write(outer.path().join("secret"), "secret").unwrap();
+    fs::create_dir_all(root.join("d/below")).unwrap();
+    fs::write(root.join("d/file"), "content").unwrap();
+    fs::write(root.join("d/ü %#+"), "odd").unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, root.join("d/pipe"), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    symlink("file", root.join("d/link")).unwrap();
+    symlink("../d/below", root.join("d/up-and-down")).unwrap();
+    symlink("nothing", root.join("d/dangling")).unwrap();
+    symlink("loop", root.join("d/loop")).unwrap();
+    symlink("../../secret", root.join("d/out")).unwrap();
+    symlink(outer.path().join("secret"), root.join("d/absolute")).unwrap();
+    symlink("d", root.join("linked")).unwrap();
+
+    let names = ["file", "ü %#+", "below", "link", "up-and-down", "dangling", "loop", "out", "absolute", "pipe"];
+    let other = ["nothing", ".citius-staging-x", ".citius-stagingx", "", ".", "..", "below/..", "x/../file", "a\0b"];
+    let long = "n".repeat(256);
+    for dir in ["d", "linked"] {
+        let opened = store.directory_now(&path(dir)).unwrap();
+        for name in names.into_iter().chain(other).chain([long.as_str()]) {
+            let whole = path(dir).join(name).and_then(|path| match store.stat_now(&path) {
+                Err(Error::NotFound { .. }) => Ok(None),
+                other => other.map(Some),
+            });
+            let seen = opened.stat_now(name);
+            assert_eq!(format!("{seen:?}"), format!("{whole:?}"), "{dir}/{name}");
+        }
+    }
+    assert!(store.directory_now(&path("d/file")).is_err() && store.directory_now(&path("nothing")).is_err());
+    assert!(matches!(store.directory_now(&path("d/out")), Err(Error::EscapesMount { .. })));
+}
+
+/// The kernel takes no path of 4,096 bytes, though it would take the last name: both ways refuse it.
+#[test]
+fn a_path_too_long_is_refused_in_its_directory_too() {
+    let (outer, store) = folder();
+    let mut names = vec!["x".repeat(239); 15];
+    names.push("x".repeat(240));
+    // Made one by one, each in the one above: the folder's own path is in the way of the whole.
+    let mut dir = File::open(outer.path().join("mounted")).unwrap();
+    for name in &names {
+        rustix::fs::mkdirat(&dir, name, 0o700.into()).unwrap();
+        dir = File::from(rustix::fs::openat(&dir, name, rustix::fs::OFlags::RDONLY, Mode::empty()).unwrap());
+    }
+    let dir = path(&names.join("/"));
+    let opened = store.directory_now(&dir).unwrap();
+    for (name_bytes, is_refused) in [(254, false), (255, true)] {
+        let name = "y".repeat(name_bytes);
+        let whole = store.stat_now(&dir.join(&name).unwrap());
+        assert_eq!(matches!(whole, Err(Error::Unnameable { .. })), is_refused, "{whole:?}");
+        assert_eq!(matches!(opened.stat_now(&name), Err(Error::Unnameable { .. })), is_refused);
+    }
+}
