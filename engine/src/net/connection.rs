@@ -451,11 +451,12 @@ impl Connection {
         if self.is_blocked.get() || self.is_broken.get() {
             return;
         }
-        if self.try_send() == Progress::Blocked {
+        let progress = self.try_send();
+        if progress != Progress::Empty {
             self.is_blocked.set(true);
             let (this, own) = (Rc::clone(self), Rc::clone(shard));
             shard.host.spawn(async move {
-                if guarded(this.send_rest(&own)).await.is_none() {
+                if guarded(this.send_rest(&own, progress)).await.is_none() {
                     this.break_off();
                 }
                 this.is_blocked.set(false);
@@ -464,17 +465,21 @@ impl Connection {
         }
     }
 
-    /// Sends until nothing is queued, waiting for the socket to have room.
-    async fn send_rest(&self, shard: &Shard) {
+    /// Sends until nothing is queued, waiting for the socket to have room, or for others to have had their turn.
+    async fn send_rest(&self, shard: &Shard, mut progress: Progress) {
         while !self.is_broken.get() {
-            let socket = Fd::from(Rc::clone(&self.socket));
-            if let Err(error) = shard.ring.poll_add(socket, libc::POLLOUT as u32).await {
-                tracing::warn!(%error, "a connection was ended: its socket cannot be waited for");
-                self.break_off();
+            match progress {
+                Progress::Empty => return,
+                Progress::Yielded => shard.host.yield_now().await,
+                Progress::Blocked => {
+                    let socket = Fd::from(Rc::clone(&self.socket));
+                    if let Err(error) = shard.ring.poll_add(socket, libc::POLLOUT as u32).await {
+                        tracing::warn!(%error, "a connection was ended: its socket cannot be waited for");
+                        self.break_off();
+                    }
+                }
             }
-            if self.try_send() == Progress::Empty {
-                return;
-            }
+            progress = self.try_send();
             self.wake_receiver();
         }
     }
