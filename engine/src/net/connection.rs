@@ -451,12 +451,11 @@ impl Connection {
         if self.is_blocked.get() || self.is_broken.get() {
             return;
         }
-        let progress = self.try_send();
-        if progress != Progress::Empty {
+        if self.try_send() == Progress::Blocked {
             self.is_blocked.set(true);
             let (this, own) = (Rc::clone(self), Rc::clone(shard));
             shard.host.spawn(async move {
-                if guarded(this.send_rest(&own, progress)).await.is_none() {
+                if guarded(this.send_rest(&own)).await.is_none() {
                     this.break_off();
                 }
                 this.is_blocked.set(false);
@@ -465,21 +464,17 @@ impl Connection {
         }
     }
 
-    /// Sends until nothing is queued, waiting for the socket to have room, or for others to have had their turn.
-    async fn send_rest(&self, shard: &Shard, mut progress: Progress) {
+    /// Sends until nothing is queued, waiting for the socket to have room.
+    async fn send_rest(&self, shard: &Shard) {
         while !self.is_broken.get() {
-            match progress {
-                Progress::Empty => return,
-                Progress::Yielded => shard.host.yield_now().await,
-                Progress::Blocked => {
-                    let socket = Fd::from(Rc::clone(&self.socket));
-                    if let Err(error) = shard.ring.poll_add(socket, libc::POLLOUT as u32).await {
-                        tracing::warn!(%error, "a connection was ended: its socket cannot be waited for");
-                        self.break_off();
-                    }
-                }
+            let socket = Fd::from(Rc::clone(&self.socket));
+            if let Err(error) = shard.ring.poll_add(socket, libc::POLLOUT as u32).await {
+                tracing::warn!(%error, "a connection was ended: its socket cannot be waited for");
+                self.break_off();
             }
-            progress = self.try_send();
+            if self.try_send() == Progress::Empty {
+                return;
+            }
             self.wake_receiver();
         }
     }

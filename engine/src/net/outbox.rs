@@ -27,8 +27,6 @@ const GATHER_MAX: usize = 128;
 const HEADS_KEPT_BYTES: usize = 256 << 10;
 /// Parts for which room is kept when the queue runs empty.
 const PARTS_KEPT: usize = 4096;
-/// Bytes sent in one go (m: 170 us): other connections of the shard wait for no more than that of each.
-const TURN_BYTES_MAX: usize = 1 << 20;
 
 /// What is left of the queue after a try to send it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,8 +35,6 @@ pub(crate) enum Progress {
     Empty,
     /// The socket has no room.
     Blocked,
-    /// There is more to send; it is the turn of others.
-    Yielded,
 }
 
 enum Part {
@@ -118,21 +114,14 @@ impl Outbox {
         self.push_head(start);
     }
 
-    /// Sends what the socket takes now, [`TURN_BYTES_MAX`] at most.
+    /// Sends what the socket takes now.
     ///
     /// # Errors
     /// The connection is broken.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> io::Result<Progress> {
-        let mut left = TURN_BYTES_MAX;
         while !self.parts.is_empty() {
-            if left == 0 {
-                return Ok(Progress::Yielded);
-            }
-            match self.send_once(socket, left) {
-                Ok(count) => {
-                    left -= count;
-                    self.advance(count);
-                }
+            match self.send_once(socket) {
+                Ok(count) => self.advance(count),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Progress::Blocked),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -169,9 +158,9 @@ impl Outbox {
     }
 
     #[allow(unsafe_code)]
-    fn send_once(&self, socket: BorrowedFd<'_>, bytes_max: usize) -> io::Result<usize> {
+    fn send_once(&self, socket: BorrowedFd<'_>) -> io::Result<usize> {
         let mut slices = [IoSlice::new(&[]); GATHER_MAX];
-        let (mut count, mut room) = (0, bytes_max);
+        let mut count = 0;
         let mut descriptor = None;
         for part in &self.parts {
             let bytes = match part {
@@ -187,11 +176,9 @@ impl Outbox {
                 // its memory is released, which this span prevents.
                 Part::Payload(span) => unsafe { span.bytes() },
             };
-            let bytes = &bytes[..bytes.len().min(room)];
             slices[count] = IoSlice::new(bytes);
             count += 1;
-            room -= bytes.len();
-            if count == GATHER_MAX || room == 0 {
+            if count == GATHER_MAX {
                 break;
             }
         }
@@ -294,16 +281,11 @@ mod tests {
             seen
         });
         let mut blocked = 0;
-        let mut yielded = 0;
-        loop {
-            match outbox.send(ours.as_fd()).unwrap() {
-                Progress::Empty => break,
-                Progress::Blocked => blocked += 1,
-                Progress::Yielded => yielded += 1,
-            }
+        while outbox.send(ours.as_fd()).unwrap() == Progress::Blocked {
+            blocked += 1;
             std::thread::yield_now();
         }
-        assert!(blocked + yielded > 0, "the test must meet a full socket or the end of its turn");
+        assert!(blocked > 0, "the test must meet a full socket");
         assert_eq!(outbox.queued_bytes(), 0);
         let expected: Vec<u64> = (0..20).flat_map(|id| [id, 1000 + id]).collect();
         assert_eq!(reader.join().unwrap(), expected);
@@ -322,7 +304,7 @@ mod tests {
                 outbox.reply(Kind::Seal, next, &Done {});
                 next += 1;
             }
-            assert_ne!(outbox.send(ours.as_fd()).unwrap(), Progress::Empty);
+            assert_eq!(outbox.send(ours.as_fd()).unwrap(), Progress::Blocked);
             let count = theirs.read(input.spare()).unwrap();
             input.filled(count);
             while let Some((head, _)) = input.next_frame().unwrap() {
