@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpStream, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +25,12 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const GREETINGS_MAX: usize = 256;
 /// The pause after an accept that failed, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How long a peer over TCP may be silent before the kernel asks whether it is there, how often it then asks, and how
+/// many times in vain: a host that vanished is given up after a minute and a half.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+const KEEPALIVE_PROBES: u32 = 3;
 
 /// A connection whose hello was right, on its way to its shard.
 pub(crate) struct Accepted {
@@ -90,8 +96,8 @@ impl Acceptor {
                     tokio::spawn(async move {
                         let _greeting = greeting;
                         let _ = stream.set_nodelay(true);
-                        // A peer that vanishes without a word gives its place back some day.
-                        let _ = rustix::net::sockopt::set_socket_keepalive(&stream, true);
+                        // A socket that refuses to be watched is served unwatched.
+                        let _ = watch(&stream);
                         this.admit(stream, Door::Tcp, |stream| stream.into_std().map(OwnedFd::from))
                             .await
                             .unwrap_or_else(|failure| tracing::debug!(%peer, %failure, "a connection was refused"));
@@ -211,6 +217,15 @@ impl Acceptor {
         }
         Ok((id, hello))
     }
+}
+
+/// Has the kernel end a connection whose peer has vanished without a word, so that it gives its place back.
+fn watch(stream: &TcpStream) -> rustix::io::Result<()> {
+    use rustix::net::sockopt::{set_socket_keepalive, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl};
+    set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    set_socket_keepalive(stream, true)
 }
 
 async fn turn(greetings: &Arc<Semaphore>) -> OwnedSemaphorePermit {
