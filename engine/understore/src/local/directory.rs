@@ -20,13 +20,16 @@ pub struct LocalDirectory {
     inner: Arc<Inner>,
     path: StorePath,
     fd: OwnedFd,
+    /// Whether the mount may know that a name of it is missing.
+    may_be_known: bool,
 }
 
 impl LocalDirectory {
     pub(super) fn open(inner: &Arc<Inner>, path: &StorePath) -> Result<Self> {
         inner.traffic.count_request();
         let fd = inner.root.open_beneath(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        Ok(Self { inner: Arc::clone(inner), path: path.clone(), fd })
+        let may_be_known = inner.known.may_know(inner.root.dir(), &fd);
+        Ok(Self { inner: Arc::clone(inner), path: path.clone(), fd, may_be_known })
     }
 
     /// What is at a name in the directory, now, on this thread; `None` if nothing is. It is what
@@ -39,6 +42,9 @@ impl LocalDirectory {
             return some(self.inner.root.stat(&path()?));
         }
         self.inner.traffic.count_request();
+        if self.may_be_known && self.inner.known.lack(&self.fd, name) {
+            return Ok(None);
+        }
         match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             // A link may point anywhere beneath the mount, so it is resolved from the root.
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {

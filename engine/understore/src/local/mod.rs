@@ -7,10 +7,11 @@
 //! Calls that touch the disk run on tokio's blocking threads, at most [`BLOCKING_MAX`] for each mount. The engine
 //! reads through descriptors ([`LocalReads`]); [`UnderStore::read`] here is for everybody else.
 //!
-//! - `root.rs` resolves names beneath the folder; `directory.rs` looks at many names of one directory; `list.rs` lists
-//!   and deletes trees; `staging.rs` writes.
+//! - `root.rs` resolves names beneath the folder; `directory.rs` looks at many names of one directory, and `known.rs`
+//!   knows which are not there; `list.rs` lists and deletes trees; `staging.rs` writes.
 
 mod directory;
+mod known;
 mod list;
 mod root;
 mod staging;
@@ -32,6 +33,7 @@ use tokio::sync::Semaphore;
 
 pub use self::directory::LocalDirectory;
 use self::{
+    known::KnownNames,
     root::{Root, io_error, to_stat},
     staging::LocalStaged,
 };
@@ -57,6 +59,7 @@ pub struct LocalStore {
 struct Inner {
     root: Root,
     uri: String,
+    known: KnownNames,
     traffic: Traffic,
     permits: Arc<Semaphore>,
 }
@@ -92,8 +95,8 @@ impl LocalStore {
         }
         let root = Root::open(folder)?;
         let permits = Arc::new(Semaphore::new(BLOCKING_MAX));
-        let traffic = Traffic::default();
-        Ok(Self { inner: Arc::new(Inner { root, uri, traffic, permits }) })
+        let (known, traffic) = (KnownNames::default(), Traffic::default());
+        Ok(Self { inner: Arc::new(Inner { root, uri, known, traffic, permits }) })
     }
 
     /// Runs a call of one operation on a blocking thread.

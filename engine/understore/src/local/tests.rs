@@ -365,3 +365,34 @@ fn a_path_too_long_is_refused_in_its_directory_too() {
         assert_eq!(matches!(opened.stat_now(&name), Err(Error::Unnameable { .. })), is_refused);
     }
 }
+
+/// Once it is known which names a directory has, what is made in it by others is seen at once all the same, and each look
+/// still counts as a request.
+#[test]
+fn what_is_made_underneath_a_known_directory_is_seen_at_once() {
+    let (outer, store) = folder();
+    let root = outer.path().join("mounted");
+    fs::create_dir(root.join("d")).unwrap();
+    fs::write(root.join("d/old"), "old").unwrap();
+    let opened = store.directory_now(&path("d")).unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    let before = store.traffic().totals().requests;
+    for number in 0..200 {
+        assert_eq!(opened.stat_now(&format!("part-{number}")).unwrap(), None);
+    }
+    assert_eq!(store.traffic().totals().requests - before, 200);
+    let dir = store.inner.root.open_beneath(&path("d"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    let may_know = store.inner.known.may_know(store.inner.root.dir(), &dir);
+    assert_eq!(store.inner.known.lack(&dir, "part-0"), may_know);
+
+    fs::write(root.join("d/part-0"), "new").unwrap();
+    symlink("part-2", root.join("d/part-1")).unwrap();
+    fs::rename(root.join("d/old"), root.join("d/part-2")).unwrap();
+    assert_eq!(opened.stat_now("part-0").unwrap(), Some(store.stat_now(&path("d/part-0")).unwrap()));
+    let moved = opened.stat_now("part-2").unwrap();
+    assert_eq!(
+        (opened.stat_now("part-1").unwrap(), moved.clone()),
+        (moved, Some(store.stat_now(&path("d/part-2")).unwrap()))
+    );
+    assert_eq!(opened.stat_now("old").unwrap(), None);
+}
