@@ -19,6 +19,7 @@ use args::{Cli, Command};
 use citius_client::{Client, Config, Endpoint};
 use clap::{CommandFactory, FromArgMatches};
 use error::CliError;
+use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
                 .unwrap_or_else(|_| EnvFilter::new("warn,openraft=error,raft_log=error")),
         )
         .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty()))
         .with_target(false)
         .init();
     let result = match (&cli.command, matches.subcommand()) {

@@ -33,7 +33,7 @@ impl Service {
         for operation in batch.operations.iter() {
             let result = match operation {
                 ArchivedOperation::Stat { path } => self.stat_now(path.as_str(), now_ms),
-                ArchivedOperation::Open { path } => self.open_now(path.as_str(), now_ms),
+                ArchivedOperation::Open { path, stale } if stale.is_none() => self.open_now(path.as_str(), now_ms),
                 ArchivedOperation::Ring { epoch } => Some(self.ring(Epoch(epoch.0.into()))),
                 _ => None,
             };
@@ -78,9 +78,12 @@ impl Service {
                 let path = NamespacePath::parse(path)?;
                 Ok(Outcome::Info(info(&self.sight(&path, now_ms).await?, &path)?))
             }
-            Operation::Open { path } => {
+            Operation::Open { path, stale } => {
                 let path = NamespacePath::parse(path)?;
-                let sight = self.sight(&path, now_ms).await?;
+                let mut sight = self.sight(&path, now_ms).await?;
+                if matches!(&sight.seen, Seen::File(file) if Some(file.version) == *stale) {
+                    sight.seen = self.found_anew(&sight.mounted, &path).await?.into();
+                }
                 Ok(Outcome::Opened(Box::new(self.opened(&sight, &path, now_ms)?)))
             }
             Operation::Ring { epoch } => self.ring(*epoch),

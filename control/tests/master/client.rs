@@ -107,7 +107,7 @@ impl Client {
     }
 
     pub(crate) fn open(&mut self, path: &str) -> Result<Opened, Failure> {
-        match self.one(Operation::Open { path: path.into() })? {
+        match self.one(Operation::Open { path: path.into(), stale: None })? {
             Outcome::Opened(opened) => Ok(*opened),
             other => panic!("{other:?}"),
         }

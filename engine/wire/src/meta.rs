@@ -53,6 +53,9 @@ pub enum Operation {
     Open {
         /// The path.
         path: String,
+        /// A version that a worker found to be gone from the under-store: if it is what is believed to be there, the
+        /// store is asked anew.
+        stale: Option<FileKey>,
     },
     /// The right to write a new file. Gives [`Outcome::Created`].
     Create {
@@ -181,7 +184,7 @@ impl fmt::Debug for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (name, subject): (&str, &dyn fmt::Debug) = match self {
             Self::Stat { path } => ("Stat", path),
-            Self::Open { path } => ("Open", path),
+            Self::Open { path, .. } => ("Open", path),
             Self::Create { path, .. } => ("Create", path),
             Self::Renew { file } => ("Renew", file),
             Self::Complete { file, .. } => ("Complete", file),

@@ -65,7 +65,7 @@ fn operation() -> impl Strategy<Value = Operation> {
     let bytes = || vec(any::<u8>(), 0..64);
     prop_oneof![
         name().prop_map(|path| Operation::Stat { path }),
-        name().prop_map(|path| Operation::Open { path }),
+        name().prop_map(|path| Operation::Open { path, stale: None }),
         (name(), any::<(bool, bool, u32)>(), prop::sample::select(&WriteType::ALL)).prop_map(
             |(path, (overwrite, parents, block_bytes), write_type)| Operation::Create {
                 path,

@@ -6,6 +6,7 @@ use crate::connection::Fault;
 use crate::deadline::Deadline;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
+use crate::gone::GoneVersions;
 use crate::lease::LeaseKeeper;
 use crate::peer::{Dialer, Lease, Peer, Peers};
 use crate::readahead::Readahead;
@@ -28,6 +29,7 @@ pub(crate) struct Shared {
     pub(crate) dialer: Dialer,
     pub(crate) peers: Peers,
     pub(crate) rings: Rings,
+    pub(crate) gone: GoneVersions,
     pub(crate) stats: Stats,
     pub(crate) blocks: BlockCache,
     pub(crate) leases: Arc<LeaseKeeper>,
@@ -61,6 +63,7 @@ impl Client {
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             serial_next: AtomicU64::new(1),
             rings: Rings::default(),
+            gone: GoneVersions::default(),
             stats: Stats::default(),
             config,
             dialer,
@@ -126,7 +129,7 @@ impl Shared {
 
     /// Asks the master, until it answers or the deadline passes.
     pub(crate) fn ask_master<R: Request>(&self, request: &R, deadline: Deadline) -> Result<R::Reply, Error> {
-        let mut retry = Retry::new(deadline, &self.stats);
+        let mut retry = Retry::new(deadline, self);
         loop {
             let (fault, was_idle) = match self.checkout(&self.master, Lease::Call, deadline) {
                 Ok(mut master) => match master.call(request, deadline) {
@@ -166,7 +169,7 @@ impl Shared {
     pub(crate) fn operate(&self, operation: Operation, deadline: Deadline) -> Result<Outcome, Error> {
         let first = self.serials(1);
         let batch = Batch { first, operations: vec![operation] };
-        let mut retry = Retry::new(deadline, &self.stats);
+        let mut retry = Retry::new(deadline, self);
         loop {
             let mut results = self.ask_master(&batch, deadline)?.results;
             match (results.pop(), results.is_empty()) {

@@ -79,7 +79,7 @@ pub(crate) fn dispatch<W: Work>(
     mut items: Vec<Item<W>>,
     deadline: Deadline,
 ) -> Result<impl Iterator<Item = W> + use<W>, Error> {
-    let mut retry = Retry::new(deadline, &client.stats);
+    let mut retry = Retry::new(deadline, client);
     let mut is_renewed = false;
     loop {
         let routes = version.routes(client, deadline)?;

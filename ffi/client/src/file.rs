@@ -8,8 +8,8 @@
 //!                             else ──► pieces ──► dispatch: the owners' connections, TCP or Unix
 //! ```
 //!
-//! A file is one version from the first byte that it returned. Before that it follows a replacement by itself: the
-//! versions form a list whose last is current.
+//! A file is one version from the first byte, or the first word of its length, that it returned. Before that it follows a
+//! replacement by itself: the versions form a list whose last is current.
 
 use crate::client::{Client, Shared};
 use crate::config::{READ_PIECE_BYTES, VERSIONS_MAX};
@@ -99,15 +99,16 @@ impl Client {
 }
 
 impl File {
-    /// Bytes of the file.
+    /// Bytes of the file. Who has been told them reads that version from then on, or `VersionChanged`: bytes of another
+    /// one, cut to this length, would be of none.
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> u64 {
-        self.0.current().info.length
+        self.0.pinned().info.length
     }
 
-    /// What was opened.
+    /// What was opened. As [`File::len`], it decides on the version.
     pub fn info(&self) -> FileInfo {
-        self.0.current().info.clone()
+        self.0.pinned().info.clone()
     }
 
     /// The path that was opened.
@@ -274,9 +275,15 @@ impl File {
     }
 }
 
+/// Puts a version in the place of one that nothing was returned of. The caller holds `turning`.
+fn succeed(version: &Version, next: Version) {
+    let is_first = version.next.set(Box::new(next)).is_ok();
+    assert!(is_first, "only the holder of `turning` sets it");
+}
+
 impl fmt::Debug for File {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "File({}, {} bytes)", self.path(), self.len())
+        write!(f, "File({}, {} bytes)", self.path(), self.0.current().info.length)
     }
 }
 
@@ -298,7 +305,7 @@ impl FileState {
         mut act: impl FnMut(&Version) -> Result<T, Error>,
         gives_bytes: impl Fn(&T) -> bool,
     ) -> Result<T, Error> {
-        let mut retry = Retry::new(deadline, &self.client.stats);
+        let mut retry = Retry::new(deadline, &self.client);
         loop {
             let version = self.current();
             match act(version) {
@@ -306,9 +313,21 @@ impl FileState {
                 // Another thread replaced the version meanwhile.
                 Ok(_) => {}
                 Err(error) if error.status() == Status::VersionChanged => {
+                    self.client.gone.note(&version.path, version.key());
                     self.follow(version, error, &mut retry, deadline)?;
                 }
+                Err(error) if error.status() == Status::DataLost => self.succeed_lost(version, error, deadline)?,
                 Err(error) => return Err(error.at(&version.path)),
+            }
+        }
+    }
+
+    /// The current version, which it stays.
+    fn pinned(&self) -> &Version {
+        loop {
+            let version = self.current();
+            if self.pin(version) {
+                return version;
             }
         }
     }
@@ -342,12 +361,33 @@ impl FileState {
         let next = Version::open(&self.client, &version.path, deadline)?;
         add(&self.client.stats.reopens, 1);
         if next.key() == version.key() {
-            // The worker has seen a change that the master believes in only after its sync interval.
+            // The worker has seen a change that the under-store does not show to the master yet.
             return retry.pause(error.at(&version.path));
         }
-        let is_first = version.next.set(Box::new(next)).is_ok();
-        assert!(is_first, "only the holder of `turning` sets it");
+        succeed(version, next);
         Ok(())
+    }
+
+    /// A worker has nothing of a file that was in memory only. It may have been dropped because the file was replaced or
+    /// removed, and then that is what happened to it.
+    fn succeed_lost(&self, version: &Version, error: Error, deadline: Deadline) -> Result<(), Error> {
+        let _turning = self.turning.lock();
+        if version.next.get().is_some() {
+            return Ok(());
+        }
+        let is_pinned = version.is_pinned.load(Ordering::Acquire);
+        match Version::open(&self.client, &version.path, deadline) {
+            Ok(next) if next.key() != version.key() && !is_pinned => {
+                add(&self.client.stats.reopens, 1);
+                succeed(version, next);
+                Ok(())
+            }
+            Ok(next) if next.key() != version.key() => Err(changed(&version.path)),
+            Err(gone) if gone.status() == Status::NotFound => {
+                Err(if is_pinned { changed(&version.path) } else { gone })
+            }
+            _ => Err(error.at(&version.path)),
+        }
     }
 
     /// Reads what lies in mapped and verified blocks of a pinned version; `None` if not all of it does.

@@ -41,6 +41,7 @@ mod dispatch;
 mod endpoint;
 mod error;
 mod file;
+mod gone;
 mod lease;
 mod listing;
 mod local;

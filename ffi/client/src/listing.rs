@@ -47,7 +47,7 @@ impl Listing {
     fn turn(&mut self) -> Result<(), Error> {
         let client = self.client.clone();
         let deadline = client.deadline();
-        let mut retry = Retry::new(deadline, &client.stats);
+        let mut retry = Retry::new(deadline, &client);
         loop {
             let (fault, was_idle) = match core::mem::replace(&mut self.stream, Stream::Ended) {
                 Stream::Ended => return Ok(()),

@@ -187,7 +187,7 @@ impl Shared {
     /// Does the operations of one frame.
     pub(crate) fn operate_all(&self, operations: &[Operation]) -> Vec<Result<Outcome, Error>> {
         let deadline = self.deadline();
-        let mut retry = Retry::new(deadline, &self.stats);
+        let mut retry = Retry::new(deadline, self);
         let first = self.serials(operations.len());
         let mut results: Vec<Option<Result<Outcome, Failure>>> = vec![None; operations.len()];
         loop {
@@ -264,7 +264,7 @@ pub(crate) fn normal(path: &str) -> Result<NamespacePath, Error> {
 fn path_of(operation: &Operation) -> Option<&str> {
     match operation {
         Operation::Stat { path }
-        | Operation::Open { path }
+        | Operation::Open { path, .. }
         | Operation::Create { path, .. }
         | Operation::Mkdir { path, .. }
         | Operation::Delete { path, .. }
@@ -298,7 +298,7 @@ mod tests {
     #[test]
     fn the_longest_batch_fits_a_header() {
         let path = format!("/{}", "n".repeat(255)).repeat(16);
-        let operation = Operation::Open { path };
+        let operation = Operation::Open { path, stale: None };
         let count = (BATCH_BYTES_MAX / operation_bytes(&operation)).min(OPERATIONS_MAX);
         let batch = Batch { first: Serial(1), operations: vec![operation; count] };
         let mut out = Vec::new();

@@ -75,7 +75,7 @@ impl Publisher {
         mut exchange: impl FnMut(&mut Self, &Shared, &Routes, Deadline) -> Result<T, (Fault, bool)>,
     ) -> Result<T, Error> {
         let deadline = client.transfer_deadline();
-        let mut retry = Retry::new(deadline, &client.stats);
+        let mut retry = Retry::new(deadline, client);
         let owner = routes.owner(created.place, 0).ok_or_else(no_worker)?;
         loop {
             match exchange(self, client, routes, deadline) {

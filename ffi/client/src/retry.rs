@@ -1,11 +1,14 @@
 //! Whether a failed attempt is worth another, and when.
 
+use crate::client::Shared;
 use crate::connection::Fault;
 use crate::deadline::{Backoff, Deadline};
 use crate::error::Error;
 use crate::peer::Peer;
 use crate::stats::{Stats, add};
 use citius_wire::Status;
+use core::time::Duration;
+use std::time::Instant;
 
 /// The attempts of one call.
 pub(crate) struct Retry<'a> {
@@ -15,12 +18,23 @@ pub(crate) struct Retry<'a> {
     forgives_idle: bool,
     /// Why the last attempt failed, if by more than a lack of time.
     last: Option<Error>,
+    /// How long a peer may refuse connections: one that is not there moves no bytes, however long a transfer may take.
+    absence_max: Duration,
+    absent_since: Option<Instant>,
     stats: &'a Stats,
 }
 
 impl<'a> Retry<'a> {
-    pub(crate) fn new(deadline: Deadline, stats: &'a Stats) -> Self {
-        Self { deadline, backoff: Backoff::new(deadline), forgives_idle: true, last: None, stats }
+    pub(crate) fn new(deadline: Deadline, client: &'a Shared) -> Self {
+        Self {
+            deadline,
+            backoff: Backoff::new(deadline),
+            forgives_idle: true,
+            last: None,
+            absence_max: client.config.timeout,
+            absent_since: None,
+            stats: &client.stats,
+        }
     }
 
     /// Returns when it is time to try again.
@@ -33,12 +47,17 @@ impl<'a> Retry<'a> {
             peer.close_idle();
         }
         let retryable = is_retryable(&fault);
+        let is_absent = matches!(fault, Fault::Refused(_));
         let error = Error::of_fault(fault, peer.name());
         if !retryable {
             return Err(error);
         }
         if is_broken_idle && self.forgives_idle() {
             return Ok(());
+        }
+        self.absent_since = is_absent.then(|| self.absent_since.unwrap_or_else(Instant::now));
+        if self.absent_since.is_some_and(|since| since.elapsed() >= self.absence_max) {
+            return Err(error.out_of_time(self.absence_max));
         }
         self.pause(error)
     }

@@ -41,7 +41,7 @@ impl Sink {
         map: bool,
         deadline: Deadline,
     ) -> Result<Self, Error> {
-        let mut retry = Retry::new(deadline, &client.stats);
+        let mut retry = Retry::new(deadline, client);
         let owner = routes.owner(created.place, index).ok_or_else(no_worker)?;
         loop {
             let mut connection = match checkout(client, routes, owner, created, deadline) {
@@ -99,7 +99,7 @@ impl Sink {
         // Here a mapped block is unmapped: the worker refuses to seal what may still be written.
         self.body = Body::Frames(0);
         let seal = Seal { handle: self.handle, index: self.index, length };
-        let mut retry = Retry::new(deadline, &client.stats);
+        let mut retry = Retry::new(deadline, client);
         while let Err(fault) = self.connection.call(&seal, deadline) {
             let is_whole = fault.leaves_connection_whole();
             let peer = self.connection.peer().clone();

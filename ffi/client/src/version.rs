@@ -139,7 +139,8 @@ fn right_of(opened: &Opened, generation: u64) -> Right {
 }
 
 fn ask(client: &Shared, path: &NamespacePath, deadline: Deadline) -> Result<Opened, Error> {
-    match client.operate(Operation::Open { path: path.to_string() }, deadline).map_err(|error| error.at(path))? {
+    let open = Operation::Open { path: path.to_string(), stale: client.gone.of(path) };
+    match client.operate(open, deadline).map_err(|error| error.at(path))? {
         Outcome::Opened(opened) => Ok(*opened),
         _ => Err(client.unexpected("it was asked to open a file and gave another thing").at(path)),
     }

@@ -75,7 +75,7 @@ impl Pipeline {
         citius.fill(context.working_set_bytes)?;
         let client = citius.client(remote())?;
         let file = citius.working_set(remote())?;
-        let open = Operation::Open { path: file.path().to_string() };
+        let open = Operation::Open { path: file.path().to_string(), stale: None };
         let opened = match client.batch(vec![open]).pop().context("no answer to an open")?? {
             Outcome::Opened(opened) => opened,
             other => bail!("an open gave {other:?}"),

@@ -195,6 +195,9 @@ fn look(entry: &fs::DirEntry, top: &Path) -> Result<(PathBuf, String, fs::Metada
         let words = "is a symbolic link back to a folder that it is in, and is left out";
         return Err(CliError::failure(format!("{} {words}", path.display())));
     }
+    if !metadata.is_dir() && !metadata.is_file() {
+        return Err(CliError::failure(format!("{} is neither a file nor a folder, and is left out", path.display())));
+    }
     let name = entry
         .file_name()
         .into_string()
@@ -250,9 +253,7 @@ fn take_out(client: &Client, args: &CpArgs, from: &str, to: &Path, moved: impl F
     if !args.force && to.exists() {
         return Err(CliError::failure(format!("{} exists already: replace it with cp --force", to.display())));
     }
-    let mut passing = to.as_os_str().to_owned();
-    passing.push(".citius-part");
-    let passing = PathBuf::from(passing);
+    let passing = passing_name(to);
     let write = || -> Result<(), CliError> {
         let mut file = fs::File::create(&passing).map_err(|error| local(&passing, &error))?;
         read_all(client, from, |chunk| {
@@ -265,8 +266,15 @@ fn take_out(client: &Client, args: &CpArgs, from: &str, to: &Path, moved: impl F
     write().inspect_err(|_| drop(fs::remove_file(&passing)))
 }
 
+/// A name beside `to` that no other copy of this machine uses: not longer for a long name, which may have no room.
+fn passing_name(to: &Path) -> PathBuf {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    to.with_file_name(format!(".citius-part-{}-{number}", std::process::id()))
+}
+
 fn read_all(client: &Client, path: &str, mut chunk: impl FnMut(&[u8]) -> Result<(), CliError>) -> Result<(), CliError> {
-    let file = client.open(path)?;
+    let file = super::open_settled(client, path)?;
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = 0;
     while at < file.len() {

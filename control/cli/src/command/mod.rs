@@ -17,6 +17,7 @@ use crate::args::{Cli, Command};
 use crate::connect;
 use crate::error::CliError;
 use crate::output::shown;
+use citius_client::{Client, File};
 
 /// Runs a command that is not one of the serving ones.
 pub(crate) fn run(cli: &Cli) -> Result<(), CliError> {
@@ -39,6 +40,14 @@ pub(crate) fn run(cli: &Cli) -> Result<(), CliError> {
         Command::Cluster => cluster::run(&client, reach),
         Command::Bench(args) => bench::run(&client, reach, args),
     }
+}
+
+/// Opens a file and decides on its version by reading a byte of it: a version that was replaced since the master last
+/// looked is followed until then, and fails from then on.
+fn open_settled(client: &Client, path: &str) -> Result<File, CliError> {
+    let file = client.open(path)?;
+    file.read_at(&mut [0], 0)?;
+    Ok(file)
 }
 
 /// What is said of names that a listing leaves out.

@@ -13,14 +13,14 @@ const SEARCH_BYTES: usize = 64 << 10;
 /// Prints whole files.
 pub(crate) fn cat(client: &Client, args: &CatArgs) -> Result<(), CliError> {
     super::for_each(&args.paths, |path| {
-        let file = client.open(path)?;
+        let file = super::open_settled(client, path)?;
         print(&file, 0, file.len())
     })
 }
 
 /// Prints the beginning of a file.
 pub(crate) fn head(client: &Client, args: &EndArgs) -> Result<(), CliError> {
-    let file = client.open(&args.path)?;
+    let file = super::open_settled(client, &args.path)?;
     let end = match args.bytes {
         Some(bytes) => bytes.min(file.len()),
         None => end_of_lines(&file, args.lines)?,
@@ -30,7 +30,7 @@ pub(crate) fn head(client: &Client, args: &EndArgs) -> Result<(), CliError> {
 
 /// Prints the end of a file.
 pub(crate) fn tail(client: &Client, args: &EndArgs) -> Result<(), CliError> {
-    let file = client.open(&args.path)?;
+    let file = super::open_settled(client, &args.path)?;
     let start = match args.bytes {
         Some(bytes) => file.len().saturating_sub(bytes),
         None => start_of_last_lines(&file, args.lines)?,

@@ -125,6 +125,30 @@ fn trees_are_copied_in_within_and_out() {
     assert_eq!(parts.count(), 0);
 }
 
+/// A name of 255 bytes leaves no room for a passing name made of it, and a pipe would be read for ever.
+#[test]
+fn long_names_are_copied_out_and_pipes_left_out() {
+    let data = tempfile::tempdir().unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let long = "n".repeat(255);
+    put(own.path().join("in").join(&long), b"long");
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        own.path().join("in/pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let local = over(&data);
+    let side = |name: &str| format!("file:{}", own.path().join(name).display());
+    let said = local.fails(7, &["cp", "-r", &side("in"), "/data/t"]);
+    assert!(said.contains("pipe is neither a file nor a folder"), "{said}");
+    local.run(&["cp", "-r", "/data/t", &side("out")]);
+    assert_eq!(std::fs::read(own.path().join("out").join(&long)).unwrap(), b"long");
+    assert_eq!(std::fs::read_dir(own.path().join("out")).unwrap().count(), 1);
+}
+
 #[test]
 fn names_are_made_moved_and_removed() {
     let data = tempfile::tempdir().unwrap();

@@ -124,6 +124,43 @@ fn a_file_is_visible_from_its_close_on() {
     }
 }
 
+/// The story: who had opened a file in memory that was then replaced was told that its memory is gone, and to delete it.
+#[test]
+fn a_replaced_file_in_memory_is_not_called_lost() {
+    let scene = Scene::new();
+    let in_memory = CreateOptions { write_type: WriteType::MustCache, ..overwriting() };
+    for local in WAYS {
+        let client = scene.client(local);
+        let write = |path: &str, bytes: &[u8]| {
+            let mut writer = client.create(path, in_memory).unwrap();
+            writer.append(bytes).unwrap();
+            writer.close().unwrap();
+        };
+        write("/data/m", b"old");
+        let (unread, measured) = (client.open("/data/m").unwrap(), client.open("/data/m").unwrap());
+        assert_eq!(measured.len(), 3);
+        // A worker drops it when it hears of that.
+        let await_dropped = |file: &File| {
+            poll("the worker has dropped it", || {
+                let blocks = file.resident().unwrap();
+                if blocks.is_empty() { Ok(()) } else { Err(format!("{blocks:?}")) }
+            });
+        };
+        write("/data/m", b"newer");
+        await_dropped(&measured);
+        let mut bytes = [0; 8];
+        assert_eq!(unread.read_at(&mut bytes, 0).unwrap(), 5, "{local:?}");
+        assert_eq!(&bytes[..5], b"newer");
+        assert_eq!(refusal(measured.read_at(&mut bytes, 0)), Status::VersionChanged, "{local:?}");
+        let (unread, measured) = (client.open("/data/m").unwrap(), client.open("/data/m").unwrap());
+        assert_eq!(measured.len(), 5);
+        client.delete("/data/m", false).unwrap();
+        await_dropped(&measured);
+        assert_eq!(refusal(unread.read_at(&mut bytes, 0)), Status::NotFound, "{local:?}");
+        assert_eq!(refusal(measured.read_at(&mut bytes, 0)), Status::VersionChanged, "{local:?}");
+    }
+}
+
 #[test]
 fn readers_have_the_old_version_until_close() {
     let scene = Scene::new();

@@ -382,7 +382,8 @@ pub(crate) fn operations() -> Vec<Operation> {
     let path = || "/data/a b/ü".to_owned();
     vec![
         Operation::Stat { path: path() },
-        Operation::Open { path: path() },
+        Operation::Open { path: path(), stale: None },
+        Operation::Open { path: path(), stale: Some(FileKey([7; 16])) },
         Operation::Create {
             path: path(),
             overwrite: true,

@@ -15,7 +15,10 @@ fn thirty_two_reads_in_flight_on_one_connection() {
     let hello = |shard| wire::Hello { token: TOKEN, client, shard };
     let mut master = Connection::connect(&Address::Tcp(server.master.clone()), &hello(0), deadline).unwrap();
     assert_eq!(master.welcome().worker, wire::WorkerId(0));
-    let open = wire::Batch { first: wire::Serial(1), operations: vec![wire::Operation::Open { path: "/f".into() }] };
+    let open = wire::Batch {
+        first: wire::Serial(1),
+        operations: vec![wire::Operation::Open { path: "/f".into(), stale: None }],
+    };
     let mut results = master.call(&open, deadline).unwrap().results;
     let Some(Ok(wire::Outcome::Opened(opened))) = results.pop() else { panic!("no file") };
     let shard = server.state.rings.lock().unwrap()[0].owner(opened.place, 0).unwrap().shard;

@@ -637,7 +637,7 @@ impl State {
             Operation::Stat { path } => Ok(Outcome::Info(info(path, &find(path)?))),
             Operation::Ring { epoch } => Ok(Outcome::Ring(Box::new(self.ring_of(*epoch)?))),
             Operation::MountList => Ok(Outcome::Mounts(Vec::new())),
-            Operation::Open { path } => {
+            Operation::Open { path, .. } => {
                 let stored = find(path)?;
                 let is_persisted = stored.persistence == Persistence::Persisted;
                 if stored.persistence == Persistence::Lost {
