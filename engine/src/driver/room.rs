@@ -142,8 +142,8 @@ impl Shard {
             Status::NoSpace,
             format!(
                 "the memory tier of this shard is full: of {} MiB, {} MiB hold unpersisted files, {} MiB are being \
-                 fetched, {} MiB are mapped by clients. Delete or persist must-cache files, or give the worker more \
-                 with --memory",
+                 fetched, {} MiB are mapped by clients. Delete must-cache files, write fewer files at once, or give \
+                 the worker more with --memory",
                 mib(u64::from(pool.pages_granted) * page),
                 mib(dirty),
                 mib(filling),

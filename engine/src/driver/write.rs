@@ -23,7 +23,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// A block whose first write is shorter than this is taken for a short one, and gets memory of just that size.
@@ -35,6 +35,10 @@ const CHECKSUM_PIECE_BYTES: usize = 256 << 10;
 const MAP_TIER_PAGES_MIN: u32 = 4 * (BLOCK_BYTES_DEFAULT as usize / PAGE_BYTES) as u32;
 /// Blocks that are being written on one shard at once.
 const OPEN_MAX: usize = 16 << 10;
+/// How long a write waits for room that writes before it give back as their blocks reach the under-store.
+const ROOM_PATIENCE: Duration = Duration::from_secs(300);
+/// How often it looks: often beside the time that a block takes.
+const ROOM_LOOK: Duration = Duration::from_millis(20);
 
 /// The blocks that are being written.
 #[derive(Default)]
@@ -70,6 +74,8 @@ struct Noted {
     /// Since when it has had blocks here, in milliseconds since 1970.
     since_ms: u64,
     block_bytes: u32,
+    /// Whether its blocks are on their way into an under-store, and give their room back there.
+    is_passing: bool,
 }
 
 /// Bytes on their way into a block.
@@ -124,8 +130,23 @@ impl Writing {
         ))
     }
 
-    fn note(&self, file: FileKey, block_bytes: u32, now_ms: u64) {
-        self.files.borrow_mut().entry(file).or_insert(Noted { since_ms: now_ms, block_bytes });
+    fn note(&self, right: &Right, now_ms: u64) {
+        let noted = Noted { since_ms: now_ms, block_bytes: right.block_bytes, is_passing: is_passing(right) };
+        self.files.borrow_mut().entry(right.file).or_insert(noted);
+    }
+
+    fn is_passing(&self, file: FileKey) -> bool {
+        self.files.borrow().get(&file).is_some_and(|noted| noted.is_passing)
+    }
+
+    /// Blocks that are begun, with the bytes that each may come to hold.
+    fn begun(&self) -> Vec<(FileKey, u64)> {
+        let files = self.files.borrow();
+        let whole = |file| files.get(&file).map_or(0, |noted| u64::from(noted.block_bytes));
+        let open = self.open.borrow();
+        let open = open.iter().map(|(block, open)| (block.file, open.memory.length() as u64));
+        let lent = self.lent.borrow();
+        open.chain(lent.keys().map(|block| (block.file, whole(block.file)))).collect()
     }
 
     /// The block size of a file that is being written here.
@@ -174,23 +195,74 @@ impl Shard {
             if start != written.unwrap_or(0) {
                 return Err(refuse("a block is written from its start to its end"));
             }
-            let memory = self.memory_to_write(block, block_bytes, start, end).await?;
+            let memory = self.memory_to_write(right, block, start, end).await?;
             self.prepare(None, &memory, start..end).await?;
             Ok(memory)
         };
-        let memory = self.with_news(take_room).await?;
+        let held = self.writing.open.borrow().get(&block).map(|open| open.memory.length());
+        if end >= SHORT_BYTES && held.is_none_or(|length| end > length) {
+            self.await_room_for(block_bytes).await?;
+        }
+        let memory = self.with_patience(take_room).await?;
         let span = memory.fill(start..end).map_err(|error| Failure::new(Status::Conflict, error.to_string()))?;
         Ok(Pending { claim, start, span })
+    }
+
+    /// Lets a long block begin when it can also end: when it fits, beside what the blocks that are begun may grow to and
+    /// what is not staged yet. Otherwise many writers would each hold a part of a block, and none could go on.
+    ///
+    /// It waits for what others give back without it. Where nothing is on its way into an under-store, it goes ahead.
+    async fn await_room_for(&self, block_bytes: usize) -> Result<(), Failure> {
+        let end = Instant::now() + ROOM_PATIENCE;
+        while self.is_crowded(block_bytes as u64) && Instant::now() < end {
+            self.pause(ROOM_LOOK).await?;
+        }
+        Ok(())
+    }
+
+    fn is_crowded(&self, bytes: u64) -> bool {
+        let (mut passing, mut staying) = (0, 0);
+        let mut add = |file, bytes| *if self.writing.is_passing(file) { &mut passing } else { &mut staying } += bytes;
+        self.writing.begun().into_iter().for_each(|(file, bytes)| add(file, bytes));
+        self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).for_each(|stat| add(stat.id.file, stat.bytes_held));
+        let capacity = u64::from(self.pool.usage().pages_granted) * PAGE_BYTES as u64;
+        passing > 0 && passing + staying + bytes > capacity
+    }
+
+    /// Tries to take room; while sealed blocks are on their way into an under-store, again and again.
+    async fn with_patience<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+        let end = Instant::now() + ROOM_PATIENCE;
+        let mut result = self.with_news(&attempt).await;
+        while result.as_ref().is_err_and(|full| full.status == Status::NoSpace)
+            && self.blocks.borrow().blocks().any(|stat| stat.is_dirty && self.writing.is_passing(stat.id.file))
+            && Instant::now() < end
+        {
+            self.pause(ROOM_LOOK).await?;
+            result = attempt().await;
+        }
+        result
+    }
+
+    /// Lets time pass: a shard has no clock of its own that wakes it.
+    async fn pause(&self, time: Duration) -> Result<(), Failure> {
+        let (over, wait) = oneshot::channel();
+        self.node()?.runtime.spawn(async move {
+            tokio::time::sleep(time).await;
+            // Who waited may be gone.
+            let _ = over.send(());
+        });
+        wait.await.map_err(|_| ending())
     }
 
     /// The memory of an open block, long enough for bytes up to `end`.
     async fn memory_to_write(
         &self,
+        right: &Right,
         block: BlockId,
-        block_bytes: usize,
         start: usize,
         end: usize,
     ) -> Result<Memory, Failure> {
+        let block_bytes = right.block_bytes as usize;
         let held = self.writing.open.borrow().get(&block).map(|open| open.memory.clone());
         match held {
             Some(memory) if end <= memory.length() => Ok(memory),
@@ -209,7 +281,7 @@ impl Shard {
                 let memory = self.memory(if end < SHORT_BYTES { end } else { block_bytes }).await?;
                 let open = Open { memory: memory.clone(), written: 0, crcs: SectorCrcs::default() };
                 self.writing.open.borrow_mut().insert(block, open);
-                self.writing.note(block.file, block_bytes as u32, self.now_ms());
+                self.writing.note(right, self.now_ms());
                 Ok(memory)
             }
         }
@@ -289,10 +361,11 @@ impl Shard {
                 let words = "the memory tier is too small to lend whole blocks: write in frames";
                 return Err(Failure::new(Status::Unsupported, words));
             }
+            self.await_room_for(right.block_bytes as usize).await?;
             self.make_descriptor_room();
             let lent = self.with_room(async || LocalWrite::new(&self.pool, right.block_bytes as usize).await).await;
             self.writing.lent.borrow_mut().insert(block, lent.map_err(in_frames)?);
-            self.writing.note(block.file, right.block_bytes, self.now_ms());
+            self.writing.note(right, self.now_ms());
         }
         // Asked again, because the answer was lost, the writer gets the same block again.
         let lent = self.writing.lent.borrow();
@@ -368,7 +441,7 @@ impl Shard {
         drop(blocks);
         drop(replaced);
         // Again, because the file may have been forgotten meanwhile: then the master is asked about these blocks some day.
-        self.writing.note(block.file, right.block_bytes, self.now_ms());
+        self.writing.note(right, self.now_ms());
     }
 
     /// Lends a sealed block to the publisher.
@@ -434,6 +507,11 @@ impl Shard {
         node.publisher.step(node, right, step);
         Ok(())
     }
+}
+
+/// Whether the blocks of a file being written go on into an under-store.
+fn is_passing(right: &Right) -> bool {
+    matches!(right.origin, Origin::Writer { write_type: WriteType::CacheThrough | WriteType::Through, .. })
 }
 
 /// Whether the blocks of a written file stay cached once its under-store has them.

@@ -174,7 +174,8 @@ impl Writer {
 
     /// Fills the block with bytes that fit, and ends it when it is full.
     fn fill(&mut self, mut bytes: &[u8]) -> Result<(), Error> {
-        let deadline = self.client.deadline();
+        // The worker may have room only when blocks of other writers have reached their under-store.
+        let deadline = self.client.transfer_deadline();
         self.block_filled += bytes.len() as u32;
         self.length += bytes.len() as u64;
         while !bytes.is_empty() {

@@ -100,3 +100,37 @@ fn a_prefix_of_100_000_objects_is_listed_whole_and_in_order() {
     prefix.put("many/f500", b"x".to_vec());
     list(&prefix.local());
 }
+
+/// The story: eight files were copied in at once, each held a part of the memory, and all of them failed for want of the
+/// rest, although each alone succeeds. Now a writer waits for what the others give back. In a tier of this size blocks
+/// are written in frames, in one of four blocks through mapped memory.
+#[test]
+fn files_that_do_not_fit_together_are_written_all_the_same() {
+    const FILES: usize = 5;
+    let data = tempfile::tempdir().unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let bytes = |i: usize| noise((90 << 20) + i, i as u64);
+    for i in 0..FILES {
+        put(own.path().join(format!("f{i}")), &bytes(i));
+    }
+    for memory in ["160MiB", "288MiB"] {
+        let mount = format!("/data={}", data.path().display());
+        let local = Process::start(&[
+            "local",
+            "--listen",
+            "127.0.0.1:0",
+            "--memory",
+            memory,
+            "--shards",
+            "1",
+            "--mount",
+            &mount,
+        ]);
+        local.run(&["cp", "-r", "--force", &format!("file:{}", own.path().display()), "/data/all"]);
+        for i in 0..FILES {
+            let stored = std::fs::read(data.path().join(format!("all/f{i}"))).unwrap();
+            assert!(stored == bytes(i), "f{i} with {memory}");
+        }
+        local.run(&["rm", "-r", "/data/all"]);
+    }
+}
