@@ -374,11 +374,19 @@ pub(crate) struct BenchArgs {
     #[arg(long, default_value = "/")]
     pub(crate) path: String,
     /// Size of the file that is written and read.
-    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_bytes)]
+    #[arg(long, value_name = "BYTES", default_value = "256MiB", value_parser = parse_bench_bytes)]
     pub(crate) bytes: u64,
     /// Reads, stats and creates that are timed.
     #[arg(long, value_name = "N", default_value_t = 2000)]
     pub(crate) count: u32,
+}
+
+/// As [`parse_bytes`], for a file that is long enough to be timed.
+fn parse_bench_bytes(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        bytes if bytes >= 1 << 20 => Ok(bytes),
+        _ => Err("what is less than 1MiB cannot be timed".to_owned()),
+    }
 }
 
 /// Reads 512, 4KiB, 64MiB, 1GiB, 1GB.
@@ -437,6 +445,7 @@ mod tests {
     #[test]
     fn bytes_and_times() {
         assert_eq!(parse_bytes("512"), Ok(512));
+        assert!(parse_bench_bytes("0").is_err() && parse_bench_bytes("1MiB") == Ok(1 << 20));
         assert_eq!(parse_bytes("1.5GiB"), Ok(3 << 29));
         assert_eq!(parse_bytes("2 mb"), Ok(2_000_000));
         assert!(parse_bytes("x").is_err() && parse_bytes("1q").is_err() && parse_bytes("99999999TiB").is_err());

@@ -135,7 +135,7 @@ fn find(
     tasks: &Tasks<Task>,
     progress: &Progress,
 ) -> Result<(), CliError> {
-    let is_dir = from.is_dir(client)?.ok_or_else(|| CliError::not_found(format!("{from} does not exist")))?;
+    let is_dir = from.is_dir(client)?.ok_or_else(|| missing(from))?;
     if is_dir && !args.recursive {
         return Err(CliError::usage(format!("{from} is a directory: copy it with cp -r")));
     }
@@ -184,6 +184,17 @@ fn find(
         }
     }
     Ok(())
+}
+
+/// What is said of a source that is not there. A path of this machine is easily taken for one.
+fn missing(from: &Side) -> CliError {
+    let hint = match from {
+        Side::Namespace(path) if Path::new(path).exists() => {
+            format!(" in the namespace; for the path of this machine write file:{path}")
+        }
+        _ => String::new(),
+    };
+    CliError::not_found(format!("{from} does not exist{hint}"))
 }
 
 /// What is to be copied of a name below `top` of this machine, symbolic links followed.

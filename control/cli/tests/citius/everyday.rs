@@ -98,7 +98,8 @@ fn trees_are_copied_in_within_and_out() {
     std::fs::create_dir(tree.join("hollow")).unwrap();
     let local = over(&data);
     // What begins with / is of the namespace.
-    local.fails(3, &["cp", "-r", tree.to_str().unwrap(), "/data/t"]);
+    let said = local.fails(3, &["cp", "-r", tree.to_str().unwrap(), "/data/t"]);
+    assert!(said.contains(&format!("write file:{}", tree.display())), "{said}");
     local.fails(2, &["cp", &format!("file:{}", tree.display()), "/data/t"]);
     local.run(&["cp", "-r", &format!("file:{}", tree.display()), "/data/t"]);
     local.run(&["cp", "-r", "/data/t", "/copy"]);
