@@ -31,7 +31,7 @@ impl Error {
             Fault::Failed(failure) => failure.message.clone(),
             Fault::Refused(error) => format!("cannot connect to {address}: {error}; is it running?"),
             Fault::Broken(error) => format!("the connection to {address} broke: {error}"),
-            Fault::TimedOut(allowed) => format!("{address} did not answer within {}", seconds(*allowed)),
+            Fault::TimedOut(allowed) => format!("{address} did not answer within {}", rounded(*allowed)),
             Fault::Frame(error) => format!("{address} broke the protocol: {error}"),
             Fault::Unexpected(what) => format!("{address} broke the protocol: {what}"),
             Fault::Corrupt { offset } => {
@@ -58,7 +58,7 @@ impl Error {
     pub(crate) fn out_of_time(mut self, allowed: core::time::Duration) -> Self {
         if self.status() != Status::TimedOut {
             let detail = Arc::make_mut(&mut self.0);
-            detail.message = format!("{} (given up after {})", detail.message, seconds(allowed));
+            detail.message = format!("{} (given up after {})", detail.message, rounded(allowed));
         }
         self
     }
@@ -149,9 +149,9 @@ impl From<Error> for io::Error {
     }
 }
 
-/// A time as people say it: what is left of a deadline has more digits than anybody asked for.
-fn seconds(time: core::time::Duration) -> String {
-    format!("{:.1} s", time.as_secs_f64())
+/// A time to the millisecond: what is left of a deadline has more digits than anybody asked for.
+fn rounded(time: core::time::Duration) -> String {
+    format!("{:?}", core::time::Duration::from_millis((time.as_secs_f64() * 1e3).round() as u64))
 }
 
 #[cfg(test)]
