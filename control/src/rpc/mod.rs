@@ -8,8 +8,8 @@
 //! A `stat` that memory can answer is answered where it was read: no task, no hop, one short read lock. Everything that
 //! waits (an under-store, the log) runs elsewhere and is answered when it is ready, in any order.
 //!
-//! Bounds: connections past their hello and before it, so that nobody without a token keeps others out, bytes of answers waiting for one connection, requests of one connection that run elsewhere, and
-//! the times that a peer may be silent.
+//! Bounds: connections past their hello and before it, so that nobody without a token keeps others out; bytes of answers
+//! waiting for one connection; requests of one connection that run elsewhere; the times that a peer may be silent.
 
 mod connection;
 mod server;

@@ -328,7 +328,7 @@ impl Node {
             })?;
             return Ok(Bytes::from_owner(lent));
         }
-        let peer = Peer { address: member.data_address.clone(), shard: owner.shard };
+        let peer = Peer::of(&ring, owner);
         let start = u64::from(index) * u64::from(right.block_bytes);
         let asking = Asking { right, key: self.signing_key()?, mode: ReadMode::Cache, patience: PEER_PATIENCE };
         let read = self.peers.read(&peer, &asking, start..start + u64::from(length)).await;
@@ -357,7 +357,7 @@ impl Node {
             }
             return;
         }
-        let peer = Peer { address: member.data_address.clone(), shard: owner.shard };
+        let peer = Peer::of(&ring, owner);
         let Ok(key) = self.signing_key() else { return };
         let asking = Asking { right, key, mode: ReadMode::Cache, patience: PEER_PATIENCE };
         if let Err(failure) = self.peers.tell_staged(&peer, &asking, index).await {
@@ -384,7 +384,7 @@ impl Node {
         let index = u32::try_from(offset / u64::from(right.block_bytes)).ok()?;
         let view = self.view();
         let owner = view.ring.owner_before(self.worker, right.place, index)?;
-        Some(Peer { address: view.ring.members[owner.member].data_address.clone(), shard: owner.shard })
+        Some(Peer::of(&view.ring, owner))
     }
 
     /// What a peer has in memory of a range of an under-store file.

@@ -7,7 +7,7 @@ use super::link::Link;
 use crate::store::verify_sectors;
 use bytes::Bytes;
 use citius_wire::{
-    Attach, ClientId, Detach, Failure, Handle, Hello, MacKey, Read, ReadMode, Right, Staged, Status,
+    Attach, ClientId, Detach, Failure, Handle, Hello, MacKey, Owner, Read, ReadMode, Right, Ring, Staged, Status,
     TRANSFER_BYTES_MAX, Token, WorkerId,
 };
 use std::collections::HashMap;
@@ -20,6 +20,13 @@ use std::time::Duration;
 pub(crate) struct Peer {
     pub(crate) address: String,
     pub(crate) shard: u16,
+}
+
+impl Peer {
+    /// The owner of a block, in its ring.
+    pub(super) fn of(ring: &Ring, owner: Owner) -> Self {
+        Self { address: ring.members[owner.member].data_address.clone(), shard: owner.shard }
+    }
 }
 
 /// What is asked of a peer, and how.

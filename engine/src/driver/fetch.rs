@@ -160,19 +160,11 @@ impl Shard {
         offset: u64,
         into: SpanMut,
     ) -> Result<(Vec<SpanMut>, Vec<u32>), Failure> {
-        let length = into.len() as u64;
         if store.local().is_some() {
             let open = self.open(file, store).await?;
-            let read = self.read_local(file, &open, offset, into).await?;
-            tally(&self.counters.fetched_bytes, length);
-            return Ok(read);
+            return self.read_local(file, &open, offset, into).await;
         }
-        let (span, crcs, source) = self.read_network(file, store, offset, into).await?;
-        let counter = match source {
-            Source::Store => &self.counters.fetched_bytes,
-            Source::FormerOwner => &self.counters.moved_bytes,
-        };
-        tally(counter, length);
+        let (span, crcs) = self.read_network(file, store, offset, into).await?;
         Ok((vec![span], crcs))
     }
 
@@ -210,6 +202,7 @@ impl Shard {
         }
         // Whoever wrote in place while we read has changed its times: what we have may be a mixture.
         open.check().inspect_err(|_| self.files.forget(file.right.file))?;
+        tally(&self.counters.fetched_bytes, length as u64);
         Ok((done, crcs.finish()))
     }
 
@@ -243,7 +236,7 @@ impl Shard {
         store: &Arc<dyn UnderStore>,
         offset: u64,
         into: SpanMut,
-    ) -> Result<(SpanMut, Vec<u32>, Source), Failure> {
+    ) -> Result<(SpanMut, Vec<u32>), Failure> {
         let token = file.token.clone().ok_or_else(|| nowhere(file, BlockId { file: file.right.file, index: 0 }))?;
         let busy = || Failure::new(Status::Busy, "too many fetches from under-stores at once: try again");
         let length = into.len() as u64;
@@ -259,16 +252,16 @@ impl Shard {
             landing: Box::new(Touchdown::new(lent, &crcs)),
             done: Box::new(move |result| drop(sender.send(result))),
         };
-        match self.node()?.former_owner(&file.right, offset) {
+        let node = self.node()?;
+        match node.former_owner(&file.right, offset) {
             Some(owner) => {
-                let (node, right, bridge) = (Arc::clone(self.node()?), Arc::clone(&file.right), self.bridge.clone());
+                let (asking, right, bridge) = (Arc::clone(node), Arc::clone(&file.right), self.bridge.clone());
                 let told = Arc::clone(&is_moved);
-                let ask = async move {
-                    if let Some(job) = from_former_owner(&node, &owner, &right, job, &told).await {
+                node.runtime.spawn(async move {
+                    if let Some(job) = from_former_owner(&asking, &owner, &right, job, &told).await {
                         from_store(&bridge, job);
                     }
-                };
-                self.node()?.runtime.spawn(ask);
+                });
             }
             None => self.bridge.fetch(job).map_err(|rejected| failure::of_store(&rejected.error))?,
         }
@@ -278,8 +271,9 @@ impl Shard {
             .map_err(|error| gone_or(file, &error))?;
         let span = loan.reclaim().map_err(|_| Failure::new(Status::Internal, "a landing outlived its fetch"))?;
         let crcs = std::mem::take(&mut *crcs.lock().unwrap_or_else(PoisonError::into_inner));
-        let source = if is_moved.load(Ordering::Relaxed) { Source::FormerOwner } else { Source::Store };
-        Ok((span, crcs, source))
+        let is_moved = is_moved.load(Ordering::Relaxed);
+        tally(if is_moved { &self.counters.moved_bytes } else { &self.counters.fetched_bytes }, length);
+        Ok((span, crcs))
     }
 }
 
@@ -317,12 +311,6 @@ fn finish(job: FetchJob, result: citius_understore::Result<()>) {
     let FetchJob { landing, done, .. } = job;
     drop(landing);
     done(result);
-}
-
-/// Where bytes came from.
-enum Source {
-    Store,
-    FormerOwner,
 }
 
 /// What a fetch needs to know of its block.

@@ -1,15 +1,21 @@
-//! Memory for blocks, and eviction when there is none.
+//! Memory for blocks, eviction when there is none, and waiting for what writes give back.
 
+use super::write::ending;
 use super::{Shard, ShardMessage, tally};
 use crate::store::BlockState;
 use crate::tier::mem::{MemError, Memory, OBJECT_BYTES_MAX};
 use citius_wire::units::PAGE_BYTES;
 use citius_wire::{BlockId, Failure, Status};
 use std::ops::Range;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// Evictions in a row for one allocation, past which something is wrong rather than full.
 const EVICTIONS_MAX: usize = 4096;
+/// How long a write waits for room that writes before it give back as their blocks reach the under-store.
+const ROOM_PATIENCE: Duration = Duration::from_secs(300);
+/// How often it looks: often beside the time that a block takes.
+const ROOM_LOOK: Duration = Duration::from_millis(20);
 
 impl Shard {
     /// Memory for a block of `length` bytes, with other blocks evicted if need be.
@@ -54,12 +60,58 @@ impl Shard {
         Err(self.full())
     }
 
+    /// Lets a long block begin when it can also end: when it fits, beside what the blocks that are begun may grow to and
+    /// what is not staged yet. Otherwise many writers would each hold a part of a block, and none could go on.
+    ///
+    /// It waits for what others give back without it. Where nothing is on its way into an under-store, it goes ahead.
+    pub(super) async fn await_room_for(&self, block_bytes: usize) -> Result<(), Failure> {
+        let end = Instant::now() + ROOM_PATIENCE;
+        while self.is_crowded(block_bytes as u64) && Instant::now() < end {
+            self.pause(ROOM_LOOK).await?;
+        }
+        Ok(())
+    }
+
+    fn is_crowded(&self, bytes: u64) -> bool {
+        let (mut passing, mut staying) = (0, 0);
+        let mut add = |file, bytes| *if self.writing.is_passing(file) { &mut passing } else { &mut staying } += bytes;
+        self.writing.begun().into_iter().for_each(|(file, bytes)| add(file, bytes));
+        self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).for_each(|stat| add(stat.id.file, stat.bytes_held));
+        let capacity = u64::from(self.pool.usage().pages_granted) * PAGE_BYTES as u64;
+        passing > 0 && passing + staying + bytes > capacity
+    }
+
+    /// Tries to take room; while sealed blocks are on their way into an under-store, again and again.
+    pub(super) async fn with_patience<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+        let end = Instant::now() + ROOM_PATIENCE;
+        let mut result = self.with_news(&attempt).await;
+        while result.as_ref().is_err_and(|full| full.status == Status::NoSpace)
+            && self.blocks.borrow().blocks().any(|stat| stat.is_dirty && self.writing.is_passing(stat.id.file))
+            && Instant::now() < end
+        {
+            self.pause(ROOM_LOOK).await?;
+            result = attempt().await;
+        }
+        result
+    }
+
+    /// Lets time pass: a shard has no clock of its own that wakes it.
+    async fn pause(&self, time: Duration) -> Result<(), Failure> {
+        let (over, wait) = oneshot::channel();
+        self.node()?.runtime.spawn(async move {
+            tokio::time::sleep(time).await;
+            // Who waited may be gone.
+            let _ = over.send(());
+        });
+        wait.await.map_err(|_| ending())
+    }
+
     /// Tries again what found no room, once, when the master was asked which files are gone: tasks to drop them come with
     /// heartbeats, and who deletes a file to make room does not wait for one.
     ///
     /// # Errors
     /// What the last try said.
-    pub(super) async fn with_news<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    async fn with_news<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
         match attempt().await {
             Err(full) if full.status == Status::NoSpace => {
                 if let Err(failure) = self.refresh().await {

@@ -6,8 +6,9 @@
 //!                                                             staged --> may be evicted: the under-store has it
 //! ```
 //! One request at a time is at work on a block: a second one, which can only be the same one said again on another
-//! connection, is told to wait. A block grows at its end only, so its checksums are computed once, as its bytes come. Dirty blocks are never evicted;
-//! a block that the publisher has staged is no longer the only copy of anything that was promised.
+//! connection, is told to wait. A block grows at its end only, so its checksums are computed once, as its bytes come.
+//! Dirty blocks are never evicted; a block that the publisher has staged is no longer the only copy of anything that was
+//! promised.
 
 use super::{Lent, Shard, tally};
 use crate::agent::Step;
@@ -23,7 +24,7 @@ use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// A block whose first write is shorter than this is taken for a short one, and gets memory of just that size.
@@ -35,10 +36,6 @@ const CHECKSUM_PIECE_BYTES: usize = 256 << 10;
 const MAP_TIER_PAGES_MIN: u32 = 4 * (BLOCK_BYTES_DEFAULT as usize / PAGE_BYTES) as u32;
 /// Blocks that are being written on one shard at once.
 const OPEN_MAX: usize = 16 << 10;
-/// How long a write waits for room that writes before it give back as their blocks reach the under-store.
-const ROOM_PATIENCE: Duration = Duration::from_secs(300);
-/// How often it looks: often beside the time that a block takes.
-const ROOM_LOOK: Duration = Duration::from_millis(20);
 
 /// The blocks that are being written.
 #[derive(Default)]
@@ -135,18 +132,16 @@ impl Writing {
         self.files.borrow_mut().entry(right.file).or_insert(noted);
     }
 
-    fn is_passing(&self, file: FileKey) -> bool {
+    /// Whether the blocks of a file are on their way into an under-store.
+    pub(super) fn is_passing(&self, file: FileKey) -> bool {
         self.files.borrow().get(&file).is_some_and(|noted| noted.is_passing)
     }
 
-    /// Blocks that are begun, with the bytes that each may come to hold.
-    fn begun(&self) -> Vec<(FileKey, u64)> {
-        let files = self.files.borrow();
-        let whole = |file| files.get(&file).map_or(0, |noted| u64::from(noted.block_bytes));
-        let open = self.open.borrow();
+    /// Blocks that are begun, with the bytes that each may come to hold: a local writer's has them from the start.
+    pub(super) fn begun(&self) -> Vec<(FileKey, u64)> {
+        let (open, lent) = (self.open.borrow(), self.lent.borrow());
         let open = open.iter().map(|(block, open)| (block.file, open.memory.length() as u64));
-        let lent = self.lent.borrow();
-        open.chain(lent.keys().map(|block| (block.file, whole(block.file)))).collect()
+        open.chain(lent.iter().map(|(block, lent)| (block.file, lent.bytes_allocated()))).collect()
     }
 
     /// The block size of a file that is being written here.
@@ -206,52 +201,6 @@ impl Shard {
         let memory = self.with_patience(take_room).await?;
         let span = memory.fill(start..end).map_err(|error| Failure::new(Status::Conflict, error.to_string()))?;
         Ok(Pending { claim, start, span })
-    }
-
-    /// Lets a long block begin when it can also end: when it fits, beside what the blocks that are begun may grow to and
-    /// what is not staged yet. Otherwise many writers would each hold a part of a block, and none could go on.
-    ///
-    /// It waits for what others give back without it. Where nothing is on its way into an under-store, it goes ahead.
-    async fn await_room_for(&self, block_bytes: usize) -> Result<(), Failure> {
-        let end = Instant::now() + ROOM_PATIENCE;
-        while self.is_crowded(block_bytes as u64) && Instant::now() < end {
-            self.pause(ROOM_LOOK).await?;
-        }
-        Ok(())
-    }
-
-    fn is_crowded(&self, bytes: u64) -> bool {
-        let (mut passing, mut staying) = (0, 0);
-        let mut add = |file, bytes| *if self.writing.is_passing(file) { &mut passing } else { &mut staying } += bytes;
-        self.writing.begun().into_iter().for_each(|(file, bytes)| add(file, bytes));
-        self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).for_each(|stat| add(stat.id.file, stat.bytes_held));
-        let capacity = u64::from(self.pool.usage().pages_granted) * PAGE_BYTES as u64;
-        passing > 0 && passing + staying + bytes > capacity
-    }
-
-    /// Tries to take room; while sealed blocks are on their way into an under-store, again and again.
-    async fn with_patience<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
-        let end = Instant::now() + ROOM_PATIENCE;
-        let mut result = self.with_news(&attempt).await;
-        while result.as_ref().is_err_and(|full| full.status == Status::NoSpace)
-            && self.blocks.borrow().blocks().any(|stat| stat.is_dirty && self.writing.is_passing(stat.id.file))
-            && Instant::now() < end
-        {
-            self.pause(ROOM_LOOK).await?;
-            result = attempt().await;
-        }
-        result
-    }
-
-    /// Lets time pass: a shard has no clock of its own that wakes it.
-    async fn pause(&self, time: Duration) -> Result<(), Failure> {
-        let (over, wait) = oneshot::channel();
-        self.node()?.runtime.spawn(async move {
-            tokio::time::sleep(time).await;
-            // Who waited may be gone.
-            let _ = over.send(());
-        });
-        wait.await.map_err(|_| ending())
     }
 
     /// The memory of an open block, long enough for bytes up to `end`.
@@ -535,7 +484,7 @@ fn given_up(right: &Right) -> Failure {
     )
 }
 
-fn ending() -> Failure {
+pub(super) fn ending() -> Failure {
     Failure::new(Status::Unavailable, "the worker is ending")
 }
 

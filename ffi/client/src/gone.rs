@@ -24,6 +24,15 @@ impl GoneVersions {
         gone.insert(path.clone(), version);
     }
 
+    /// Forgets a version that the master does not believe in any more: to be told of it would keep it from answering at
+    /// once.
+    pub(crate) fn forget(&self, path: &NamespacePath, version: FileKey) {
+        let mut gone = self.0.lock();
+        if gone.get(path) == Some(&version) {
+            gone.remove(path);
+        }
+    }
+
     /// The version of a path that is gone, if one is known.
     pub(crate) fn of(&self, path: &NamespacePath) -> Option<FileKey> {
         self.0.lock().get(path).copied()

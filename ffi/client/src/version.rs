@@ -139,9 +139,15 @@ fn right_of(opened: &Opened, generation: u64) -> Right {
 }
 
 fn ask(client: &Shared, path: &NamespacePath, deadline: Deadline) -> Result<Opened, Error> {
-    let open = Operation::Open { path: path.to_string(), stale: client.gone.of(path) };
+    let stale = client.gone.of(path);
+    let open = Operation::Open { path: path.to_string(), stale };
     match client.operate(open, deadline).map_err(|error| error.at(path))? {
-        Outcome::Opened(opened) => Ok(*opened),
+        Outcome::Opened(opened) => {
+            if let Some(stale) = stale.filter(|stale| *stale != opened.info.version) {
+                client.gone.forget(path, stale);
+            }
+            Ok(*opened)
+        }
         _ => Err(client.unexpected("it was asked to open a file and gave another thing").at(path)),
     }
 }
