@@ -1,17 +1,15 @@
-//! What a durable `create` costs, beside the log alone appending the same bytes in the groups in which they were synced.
+//! What a durable `create` costs each thread of a master.
 //!
-//! The master serves from one core, and what is shown first is the CPU time of its threads for a create, which depends
-//! less on who else uses the machine than a rate does. Rounds are interleaved, medians shown.
+//! The master serves from one core, and the CPU time of its threads for a create depends less on who else uses the machine
+//! than a rate does. Medians are shown. Beside the log alone it is measured by the ratio `meta.create` of citius-perf.
 //!
 //! `cargo run --release -p citius-control --example create_rate -- [rounds] [creates a batch] [batches in flight]`
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use citius_control::raft::{Config, bench::RawLog};
-use citius_control::state::{Caller, Change, Command, Create};
 use citius_control::{Master, MasterConfig};
 use citius_wire::{
-    Batch, BatchReply, ClientId, Encoder, FileKey, FrameBuffer, Hello, Incarnation, Member, MountId, Operation, Place,
-    Register, Request, Serial, Token, WorkerId, WriteType,
+    Batch, BatchReply, ClientId, Encoder, FrameBuffer, Hello, Incarnation, Member, Operation, Register, Request,
+    Serial, Token, WorkerId, WriteType,
 };
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::collections::BTreeMap;
@@ -53,7 +51,6 @@ fn main() {
     config.rpc_threads = 1;
     config.heartbeats_missed_max = 3_600;
     let master = runtime.block_on(Master::start(config)).unwrap();
-    let mut log = RawLog::open(&home.path().join("alone"), &Config::default()).unwrap();
     pin(cores.client);
     let mut client = Client::connect(master.rpc_address());
     client.register();
@@ -68,21 +65,16 @@ fn main() {
             cpu_ns().into_iter().map(|(name, ns)| (name.clone(), ns - cpu.get(&name).unwrap_or(&0))).collect();
         let group = CREATES as f64 / (crate::syncs(&master) - syncs) as f64;
         client.operate(Operation::Delete { path: directory.clone(), recursive: true });
-        pin(cores.server);
-        let alone = append_all(&mut log, &directory, group.round() as usize);
-        pin(cores.client);
         if round == 0 {
             continue;
         }
         let mut add = |name: &str, value: f64| figures.entry(name.to_owned()).or_default().push(value);
         add("1 creates/s", rate);
-        add("2 creates/s of the log alone", alone);
-        add("3 ratio", rate / alone);
-        add("4 creates a sync", group);
+        add("2 creates a sync", group);
         for (thread, ns) in cpu.iter().filter(|(_, ns)| **ns > 0) {
-            add(&format!("6 CPU ns a create, {thread}"), *ns as f64 / CREATES as f64);
+            add(&format!("4 CPU ns a create, {thread}"), *ns as f64 / CREATES as f64);
         }
-        add("5 CPU ns a create", cpu.values().sum::<u64>() as f64 / CREATES as f64);
+        add("3 CPU ns a create", cpu.values().sum::<u64>() as f64 / CREATES as f64);
     }
     for (name, mut values) in figures {
         values.sort_by(f64::total_cmp);
@@ -124,34 +116,8 @@ fn syncs(master: &Master) -> u64 {
     line.unwrap().parse().unwrap()
 }
 
-/// Commands a second, so many in an entry and a sync.
-fn append_all(log: &mut RawLog, directory: &str, group: usize) -> f64 {
-    let commands: Vec<_> = (0..CREATES).map(|i| command(&path(directory, i), i)).collect();
-    let start = Instant::now();
-    for commands in commands.chunks(group) {
-        log.append(commands.iter().map(Vec::as_slice)).unwrap();
-    }
-    CREATES as f64 / start.elapsed().as_secs_f64()
-}
-
 fn path(directory: &str, number: usize) -> String {
     format!("{directory}/part-{number:06}")
-}
-
-fn command(path: &str, number: usize) -> Vec<u8> {
-    let caller = Caller { client: CLIENT, serial: Serial(number as u64) };
-    let create = Create {
-        mount: MountId(1),
-        place: Place::of_path(MountId(1), path),
-        path: path.to_owned(),
-        file: FileKey([number as u8; 16]),
-        write_type: WriteType::MustCache,
-        block_bytes: 64 << 20,
-        overwrite: false,
-        replaces: None,
-        lease_ms: 60_000,
-    };
-    Command { caller: Some(caller), change: Change::Create(create) }.encode()
 }
 
 struct Client {
