@@ -3,7 +3,7 @@
 //! Master and echo each serve from one thread of this process; what is compared is that thread's CPU time for a request,
 //! which does not depend on who else uses the machine as much as a rate does. Rounds are interleaved, medians shown.
 //!
-//! `cargo run --release -p citius-control --example stat_rate [pipelined|unpipelined]`
+//! `cargo run --release -p citius-control --example stat_rate [pipelined|unpipelined|all [memory|cached|stored]]`
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use citius_control::{Master, MasterConfig};
@@ -32,7 +32,8 @@ type Round = ((f64, f64), (f64, f64));
 const LOADS: [(&str, Load); 2] = [("pipelined", pipelined), ("unpipelined", unpipelined)];
 
 fn main() {
-    let only = std::env::args().nth(1);
+    let only = std::env::args().nth(1).filter(|only| only != "all");
+    let only_file = std::env::args().nth(2);
     let home = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let mut config = MasterConfig::new(home.path(), TOKEN);
@@ -48,6 +49,9 @@ fn main() {
     );
     for (what, path) in [("in memory only", "/memory"), ("cached", "/m/cached"), ("file:, asked each time", "/stored")]
     {
+        if only_file.as_deref().is_some_and(|only| !path.ends_with(only)) {
+            continue;
+        }
         let (request, reply_bytes) = exchange(address, path);
         let echo = echo(request.len(), reply_bytes);
         let mut rows = [Vec::new(), Vec::new()];

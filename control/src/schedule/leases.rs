@@ -16,7 +16,7 @@ pub(super) async fn expire(service: &Arc<Service>) {
     let expired: Vec<FileKey> =
         service.state(|state| state.expired(now_ms).take(EXPIRED_AT_ONCE_MAX).map(|file| file.key).collect());
     let abort = |file| Command { caller: None, change: Change::Abort { file, reason: AbortReason::LeaseExpired } };
-    let replies = service.propose_all(expired.iter().copied().map(abort).collect()).await;
+    let replies = service.propose_all(&expired.iter().copied().map(abort).collect::<Vec<_>>()).await;
     for (file, reply) in expired.iter().zip(replies) {
         match reply {
             Ok(_) => tracing::info!(%file, "a writer did not renew its lease; its write is given up"),

@@ -150,7 +150,7 @@ impl Service {
                 Ok(published)
             })
             .collect();
-        let mut replies = self.propose_all(commands).await.into_iter();
+        let mut replies = self.propose_all(&commands).await.into_iter().zip(&commands);
 
         let mut results = Vec::with_capacity(run.len());
         let mut intents: Vec<(usize, IntentId)> = Vec::new();
@@ -158,17 +158,24 @@ impl Service {
             results.push(match logged {
                 Err(settled) => settled,
                 Ok(published) => match replies.next().expect("each command has a reply") {
-                    Ok(Reply::Intent(id)) => {
+                    (Ok(Reply::Intent(id)), _) => {
                         intents.push((i, id));
                         Ok(Outcome::Done)
                     }
-                    Ok(reply) => {
+                    // A log that had it before answers as it did then, with the key of then.
+                    (Ok(Reply::Created { file, epoch }), Command { change: Change::Create(create), .. })
+                        if file == create.file =>
+                    {
+                        let wants = run[i].wants.as_ref().expect("what has no names is not logged");
+                        self.outcome_of_create(&wants[0].path, create, epoch)
+                    }
+                    (Ok(reply), _) => {
                         if let Some(Published { mount, store_path, found }) = published {
                             self.changed(mount, &store_path, Some(found));
                         }
                         self.outcome(reply)
                     }
-                    Err(failure) => Err(failure),
+                    (Err(failure), _) => Err(failure),
                 },
             });
         }

@@ -68,6 +68,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(30);
 const OPEN_PATIENCE: Duration = Duration::from_secs(1);
 /// Bytes of commands in one proposal: far below what an entry may hold.
 const PROPOSAL_BYTES_MAX: usize = 8 << 20;
+/// Bytes of a command that are expected.
+const COMMAND_BYTES_COMMON: usize = 256;
 
 /// The release that runs.
 pub(crate) const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -157,9 +159,9 @@ impl Service {
 
     /// Logs changes in order, as few entries as their size allows, and carries out what follows. If the log fails, all
     /// that it did not answer fail alike.
-    pub(crate) async fn propose_all(&self, commands: Vec<Command>) -> Vec<Result<Reply, Failure>> {
+    pub(crate) async fn propose_all(&self, commands: &[Command]) -> Vec<Result<Reply, Failure>> {
         let mut replies = Vec::with_capacity(commands.len());
-        let mut commands = commands.into_iter().map(|command| Bytes::from(command.encode())).peekable();
+        let mut commands = encoded(commands).peekable();
         while commands.peek().is_some() {
             let (mut entry, mut bytes) = (Vec::new(), 0);
             while let Some(command) =
@@ -227,6 +229,18 @@ impl Service {
     fn dies_at(&self, point: FaultPoint) -> bool {
         self.conduct.fault.as_ref().is_some_and(|hook| hook.strikes(point))
     }
+}
+
+/// The bytes of commands, which share one buffer.
+fn encoded(commands: &[Command]) -> impl Iterator<Item = Bytes> + use<> {
+    let mut bytes = Vec::with_capacity(commands.len() * COMMAND_BYTES_COMMON);
+    let mut ends = Vec::with_capacity(commands.len());
+    for command in commands {
+        bytes = command.encode_behind(bytes);
+        ends.push(bytes.len());
+    }
+    let (bytes, mut start) = (Bytes::from(bytes), 0);
+    ends.into_iter().map(move |end| bytes.slice(std::mem::replace(&mut start, end)..end))
 }
 
 /// A failure of a path that was waited for too long.

@@ -17,7 +17,7 @@ use super::abreast::abreast;
 use super::batch::Prepared;
 use super::locks::{Locked, Reach, Want};
 use super::mounts::Mounted;
-use super::provisions::Provisions;
+use super::provisions::{Directory, Provisions};
 use super::sight::{Seen, Sight, not_found};
 use super::{FaultPoint, Service, failure};
 use crate::state::{Action, Change, Command, Intent, IntentId};
@@ -43,7 +43,7 @@ impl Service {
         parents: bool,
         provisions: &Provisions,
     ) -> Result<Prepared, Failure> {
-        let sight = self.sight_of_new(path, provisions).await?;
+        let (sight, directory) = self.sight_of_new(path, provisions).await?;
         match sight.seen {
             Seen::Nothing => {}
             Seen::Directory { .. } if parents => {}
@@ -52,7 +52,7 @@ impl Service {
             }
         }
         if !parents {
-            self.check_parent(path, provisions).await?;
+            self.check_parent(path, directory, provisions).await?;
         }
         let action = Action::Mkdir { path: path.as_str().to_owned(), parents };
         Ok(intend(sight.mounted.id, action))
@@ -85,7 +85,7 @@ impl Service {
         let target = self.sight_anew(to).await?;
         if target.mounted.id == source.mounted.id && from != to {
             match target.seen {
-                Seen::Nothing => self.check_parent(to, provisions).await?,
+                Seen::Nothing => self.check_parent(to, None, provisions).await?,
                 Seen::Directory { .. } => {
                     return Err(Failure::new(
                         Status::AlreadyExists,
@@ -103,12 +103,18 @@ impl Service {
         Ok(intend(source.mounted.id, Action::Rename { from, to, overwrite }))
     }
 
-    /// Checks that the directory of a path is there.
-    pub(super) async fn check_parent(&self, path: &NamespacePath, provisions: &Provisions) -> Result<(), Failure> {
-        match self.directory_of(path, provisions).await {
-            Some(directory) => directory.is_there.clone(),
-            None => Ok(()),
-        }
+    /// Checks that the directory of a path is there, which may have been looked at.
+    pub(super) async fn check_parent(
+        &self,
+        path: &NamespacePath,
+        looked_at: Option<Arc<Directory>>,
+        provisions: &Provisions,
+    ) -> Result<(), Failure> {
+        let directory = match looked_at {
+            Some(directory) => Some(directory),
+            None => self.directory_of(path, provisions).await,
+        };
+        directory.map_or(Ok(()), |directory| directory.is_there.clone())
     }
 
     /// Checks that a directory has no entries, before the log hides it.
@@ -147,7 +153,7 @@ impl Service {
             Act::Over(result) => Some(self.done(*id, result.clone())),
             Act::Later(_) => None,
         });
-        let mut logged = self.propose_all(done.collect()).await.into_iter();
+        let mut logged = self.propose_all(&done.collect::<Vec<_>>()).await.into_iter();
         let (mut results, mut later) = (Vec::with_capacity(ids.len()), Vec::new());
         for (id, act) in ids.into_iter().zip(acts) {
             results.push(match act {

@@ -1,6 +1,7 @@
 //! `stat`, `open` and `ring`: at once where memory, or a local file system on this thread, has the answer.
 //!
-//! What one `stat` costs at once: two short read locks, one shard of the cache, and the strings of the answer.
+//! What one `stat` costs at once: one short read lock, one shard of the cache, and the string of its path, which goes
+//! into the answer.
 
 use citius_wire::units::BLOCK_BYTES_DEFAULT;
 use citius_wire::{
@@ -9,7 +10,8 @@ use citius_wire::{
 };
 
 use super::Service;
-use super::sight::{Known, Seen, Sight, not_found};
+use super::sight::{Known, Seen, Sight, known_of, not_found};
+use crate::sync::{Found, FoundFile, SyncInterval};
 
 /// The user that capabilities are given to, until there are users.
 pub(super) const OWNER: &str = "owner";
@@ -48,16 +50,37 @@ impl Service {
     fn stat_now(&self, path: &str, now_ms: u64) -> Option<Result<Outcome, Failure>> {
         let answer = || {
             let path = NamespacePath::parse(path)?;
-            let Some(known) = self.known_now(&path)? else { return Ok(None) };
-            // What the state knows needs no look at the mount.
-            if let (mount, Known::Seen(seen)) = &known {
-                let info = entry(*mount, path.as_str().to_owned(), seen).ok_or_else(|| not_found(&path))?;
-                return Ok(Some(Outcome::Info(info)));
-            }
-            let Some(sight) = self.sight_now(&path, known, now_ms)? else { return Ok(None) };
-            info(&sight, &path).map(|info| Some(Outcome::Info(info)))
+            let (mount, facts) = match self.glance(&path, now_ms)? {
+                Some((mount, Some(facts))) => (mount, facts),
+                Some((mount, None)) => {
+                    let Some(sight) = self.sight_now(&path, (mount, Known::AskStore), now_ms)? else { return Ok(None) };
+                    (mount, Facts::of(&sight.seen))
+                }
+                None => return Ok(None),
+            };
+            facts.info(mount, path).map(|info| Some(Outcome::Info(info)))
         };
         answer().transpose()
+    }
+
+    /// What memory has of a path: the log's word, or an answer of the store that is still believed. `None` while a
+    /// rename that must be waited for has the path; no facts if the store must be asked.
+    fn glance(&self, path: &NamespacePath, now_ms: u64) -> Result<Option<(MountId, Option<Facts>)>, Failure> {
+        if !self.locks.is_readable(path.as_str()) {
+            return Ok(None);
+        }
+        self.state(|state| {
+            let resolution = state.resolve(path)?;
+            let mount = resolution.mount;
+            let facts = match known_of(state, &resolution) {
+                Known::Seen(seen) => Some(Facts::of(&seen)),
+                Known::AskStore => {
+                    let interval = SyncInterval::from_ms(mount.sync_interval_ms)?;
+                    self.cache.read_fresh(mount.id, resolution.store_path, interval, now_ms, Facts::of_found)
+                }
+            };
+            Ok(Some((mount.id, facts)))
+        })
     }
 
     fn open_now(&self, path: &str, now_ms: u64) -> Option<Result<Outcome, Failure>> {
@@ -152,43 +175,75 @@ impl Service {
 
 /// What `stat` says of what is there.
 fn info(sight: &Sight, path: &NamespacePath) -> Result<FileInfo, Failure> {
-    entry(sight.mounted.id, path.as_str().to_owned(), &sight.seen).ok_or_else(|| not_found(path))
+    Facts::of(&sight.seen).info(sight.mounted.id, path.clone())
 }
 
 /// What `stat` and `list` say; `None` of nothing.
 pub(super) fn entry(mount: MountId, path: String, seen: &Seen) -> Option<FileInfo> {
-    let directory = FileInfo {
-        path,
-        kind: EntryKind::Directory,
-        length: 0,
-        modified_ms: 0,
-        version: FileKey([0; 16]),
-        persistence: Persistence::Persisted,
-        block_bytes: 0,
-        mount,
-        is_mount: false,
-    };
-    Some(match seen {
-        Seen::Nothing => return None,
-        Seen::Directory { modified_ms, is_mount } => {
-            FileInfo { modified_ms: *modified_ms, is_mount: *is_mount, ..directory }
+    Facts::of(seen).entry(mount, path)
+}
+
+/// What a [`FileInfo`] says, but for where it lies.
+#[derive(Clone, Copy)]
+enum Facts {
+    Nothing,
+    Directory { modified_ms: u64, is_mount: bool },
+    File { length: u64, modified_ms: u64, version: FileKey, persistence: Persistence, block_bytes: u32 },
+}
+
+impl Facts {
+    fn of(seen: &Seen) -> Self {
+        match seen {
+            Seen::Nothing => Self::Nothing,
+            Seen::Directory { modified_ms, is_mount } => {
+                Self::Directory { modified_ms: *modified_ms, is_mount: *is_mount }
+            }
+            Seen::Written(file) => Self::File {
+                length: file.length,
+                modified_ms: file.modified_ms,
+                version: file.key,
+                persistence: if file.is_lost { Persistence::Lost } else { Persistence::MemoryOnly },
+                block_bytes: file.block_bytes,
+            },
+            Seen::File(file) => Self::of_found_file(file),
         }
-        Seen::Written(file) => FileInfo {
-            kind: EntryKind::File,
-            length: file.length,
-            modified_ms: file.modified_ms,
-            version: file.key,
-            persistence: if file.is_lost { Persistence::Lost } else { Persistence::MemoryOnly },
-            block_bytes: file.block_bytes,
-            ..directory
-        },
-        Seen::File(file) => FileInfo {
-            kind: EntryKind::File,
+    }
+
+    fn of_found(found: &Found) -> Self {
+        match found {
+            Found::Nothing => Self::Nothing,
+            Found::Directory { modified_ms } => Self::Directory { modified_ms: *modified_ms, is_mount: false },
+            Found::File(file) => Self::of_found_file(file),
+        }
+    }
+
+    fn of_found_file(file: &FoundFile) -> Self {
+        Self::File {
             length: file.length,
             modified_ms: file.modified_ms,
             version: file.version,
+            persistence: Persistence::Persisted,
             block_bytes: BLOCK_BYTES_DEFAULT,
-            ..directory
-        },
-    })
+        }
+    }
+
+    fn entry(self, mount: MountId, path: String) -> Option<FileInfo> {
+        let (kind, length, modified_ms, version, persistence, block_bytes, is_mount) = match self {
+            Self::Nothing => return None,
+            Self::Directory { modified_ms, is_mount } => {
+                (EntryKind::Directory, 0, modified_ms, FileKey([0; 16]), Persistence::Persisted, 0, is_mount)
+            }
+            Self::File { length, modified_ms, version, persistence, block_bytes } => {
+                (EntryKind::File, length, modified_ms, version, persistence, block_bytes, false)
+            }
+        };
+        Some(FileInfo { path, kind, length, modified_ms, version, persistence, block_bytes, mount, is_mount })
+    }
+
+    fn info(self, mount: MountId, path: NamespacePath) -> Result<FileInfo, Failure> {
+        match self {
+            Self::Nothing => Err(not_found(&path)),
+            facts => Ok(facts.entry(mount, path.into_string()).expect("there is something")),
+        }
+    }
 }

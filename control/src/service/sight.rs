@@ -15,7 +15,7 @@ use citius_wire::{Epoch, Failure, FileKey, MountId, NamespacePath, Place, Status
 use super::mounts::Mounted;
 use super::provisions::{Directory, Provisions};
 use super::{LOCK_PATIENCE, Service, failure, waited_too_long};
-use crate::state::{Overlay, State, WrittenFile};
+use crate::state::{Overlay, Resolution, State, WrittenFile};
 use crate::sync::{Found, FoundFile, SyncInterval};
 
 /// What is at a path, and in which mount.
@@ -100,14 +100,18 @@ pub(super) fn store_path_of(mounted: &Mounted, path: &NamespacePath) -> Result<S
 /// What the state says of a path.
 pub(super) fn known(state: &State, path: &NamespacePath) -> Result<(MountId, Known), Failure> {
     let resolution = state.resolve(path)?;
-    let known = match resolution.overlay {
+    Ok((resolution.mount.id, known_of(state, &resolution)))
+}
+
+/// What the state says of a path that it resolved.
+pub(super) fn known_of(state: &State, resolution: &Resolution<'_>) -> Known {
+    match resolution.overlay {
         Overlay::None => Known::AskStore,
         Overlay::Hidden => Known::Seen(Seen::Nothing),
         Overlay::File(file) => Known::Seen(Seen::Written(Written::of(state, file))),
         Overlay::Implied => Known::Seen(Seen::Directory { modified_ms: 0, is_mount: false }),
         Overlay::Mount(_) => Known::Seen(Seen::Directory { modified_ms: 0, is_mount: true }),
-    };
-    Ok((resolution.mount.id, known))
+    }
 }
 
 /// Asks a store, and takes "nothing there" for the answer it is.
@@ -214,14 +218,20 @@ impl Service {
         Ok(Sight { mounted, seen })
     }
 
-    /// The same, of a name that is to be new: a local store shows it in its directory, which the run has opened.
-    pub(super) async fn sight_of_new(&self, path: &NamespacePath, provisions: &Provisions) -> Result<Sight, Failure> {
+    /// The same, of a name that is to be new: a local store shows it in its directory, which the run has opened, and
+    /// which is given too.
+    pub(super) async fn sight_of_new(
+        &self,
+        path: &NamespacePath,
+        provisions: &Provisions,
+    ) -> Result<(Sight, Option<Arc<Directory>>), Failure> {
         let (id, known) = self.state(|state| known(state, path))?;
         let mounted = self.mounts.find(id)?;
+        let mut directory = None;
         let seen = match known {
             Known::Seen(seen) => seen,
             Known::AskStore if mounted.open().is_some_and(|store| store.local().is_some()) => {
-                let directory = self.directory_of(path, provisions).await;
+                directory = self.directory_of(path, provisions).await;
                 match directory.as_deref().and_then(|directory| directory.opened.as_ref()) {
                     // Mounts may have changed around the directory since the run looked at it.
                     Some((mount, opened)) if *mount == id => self.found_in(&mounted, path, opened)?.into(),
@@ -230,7 +240,7 @@ impl Service {
             }
             Known::AskStore => self.found_anew(&mounted, path).await?.into(),
         };
-        Ok(Sight { mounted, seen })
+        Ok((Sight { mounted, seen }, directory))
     }
 
     /// What a local store has at a path of an open directory at this moment.

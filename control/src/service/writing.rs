@@ -1,18 +1,21 @@
 //! Files being written, from the right to write them to their key in the under-store.
 
+use std::sync::Arc;
+
 use citius_understore::VersionToken;
 use citius_wire::units::{BLOCK_BYTES_DEFAULT, is_block_bytes};
 use citius_wire::{
-    Access, Created, Failure, FileKey, NamespacePath, Operation, Origin, Outcome, Place, Right, Status, WriteType,
+    Access, Created, Epoch, Failure, FileKey, MountId, NamespacePath, Operation, Origin, Outcome, Place, Right, Status,
+    WriteType,
 };
 
 use super::batch::{Prepared, Published};
 use super::naming::mkdir_all;
-use super::provisions::Provisions;
+use super::provisions::{Directory, Provisions};
 use super::reading::OWNER;
-use super::sight::{Seen, Sight, store_path_of};
+use super::sight::{Seen, Sight, store_path_of, within};
 use super::{Service, failure};
-use crate::state::{AbortReason, Change, Create, Publisher, Reply};
+use crate::state::{AbortReason, Change, Create, Publisher, Reply, WrittenFile};
 use crate::sync::{Found, FoundFile};
 
 /// How a file is to be created.
@@ -37,7 +40,7 @@ impl Service {
             let words = format!("{path}: blocks of {block_bytes} bytes are not whole pages of 2 MiB up to 1 GiB");
             return Err(Failure::new(Status::InvalidArgument, words));
         }
-        let sight = self.sight_of_new(path, provisions).await?;
+        let (sight, directory) = self.sight_of_new(path, provisions).await?;
         if sight.mounted.read_only {
             let words = format!("{path} lies in the mount at {}, which is read-only", sight.mounted.path);
             return Err(Failure::new(Status::ReadOnly, words));
@@ -57,7 +60,7 @@ impl Service {
                 below.file().map(|file| file.token.as_bytes().to_vec())
             }
             Seen::Nothing => {
-                self.ready_parent(&sight, path, manner.parents, provisions).await?;
+                self.ready_parent(&sight, path, directory, manner.parents, provisions).await?;
                 None
             }
         };
@@ -80,10 +83,11 @@ impl Service {
         &self,
         sight: &Sight,
         path: &NamespacePath,
+        directory: Option<Arc<Directory>>,
         parents: bool,
         provisions: &Provisions,
     ) -> Result<(), Failure> {
-        let missing = match self.check_parent(path, provisions).await {
+        let missing = match self.check_parent(path, directory, provisions).await {
             Err(failure) if parents && failure.status == Status::NotFound => path.parent(),
             other => return other,
         };
@@ -151,25 +155,42 @@ impl Service {
     pub(super) fn outcome(&self, reply: Reply) -> Result<Outcome, Failure> {
         match reply {
             Reply::Done | Reply::Registered(_) | Reply::Intent(_) => Ok(Outcome::Done),
-            Reply::Created { file, .. } => self.created(file).map(|created| Outcome::Created(Box::new(created))),
+            Reply::Created { file, .. } => self.outcome_of_earlier_create(file),
             Reply::Condition { replaces } => Ok(Outcome::Intent { replaces }),
             Reply::Persisted(file) => Ok(Outcome::Persisted { file }),
             Reply::Mount(mount) => self.mount_info(mount).map(|info| Outcome::Mount(Box::new(info))),
         }
     }
 
-    /// The right to write a file of the state.
-    fn created(&self, file: FileKey) -> Result<Created, Failure> {
-        let found = self.state(|state| {
-            let file = state.file(file)?;
-            let path = state.path_of(file);
-            let store_path = path.relative_to(&state.mount(file.mount)?.path)?.to_owned();
-            Some((file.mount, file.place, file.epoch, file.block_bytes, file.write_type, store_path))
+    /// The outcome of a create that was logged just now: all that the answer says is in what was logged.
+    pub(super) fn outcome_of_create(
+        &self,
+        path: &NamespacePath,
+        create: &Create,
+        epoch: Epoch,
+    ) -> Result<Outcome, Failure> {
+        let mounted = self.mounts.find(create.mount)?;
+        let Create { file, mount, place, block_bytes, write_type, .. } = *create;
+        let path = within(&mounted, path).to_owned();
+        self.created(Begun { file, mount, place, epoch, block_bytes, write_type, path })
+    }
+
+    /// The same, of a create that was logged before.
+    fn outcome_of_earlier_create(&self, file: FileKey) -> Result<Outcome, Failure> {
+        let begun = self.state(|state| {
+            let WrittenFile { key, mount, place, epoch, block_bytes, write_type, .. } = *state.file(file)?;
+            let path = state.path_of(state.file(file)?);
+            let path = path.relative_to(&state.mount(mount)?.path)?.to_owned();
+            Some(Begun { file: key, mount, place, epoch, block_bytes, write_type, path })
         });
-        let Some((mount, place, epoch, block_bytes, write_type, path)) = found else {
+        self.created(begun.ok_or_else(|| {
             let words = format!("the write of file {file} was given up meanwhile: create it again");
-            return Err(Failure::new(Status::Aborted, words));
-        };
+            Failure::new(Status::Aborted, words)
+        })?)
+    }
+
+    fn created(&self, begun: Begun) -> Result<Outcome, Failure> {
+        let Begun { file, mount, place, epoch, block_bytes, write_type, path } = begun;
         let right = Right {
             file,
             place,
@@ -183,6 +204,20 @@ impl Service {
             expires_ms: self.now_ms() + self.conduct.capability_ms,
         };
         let capability = self.sign(&right)?;
-        Ok(Created { file, place, epoch, block_bytes, write_type, capability, lease_ms: self.conduct.lease_ms })
+        let lease_ms = self.conduct.lease_ms;
+        let created = Created { file, place, epoch, block_bytes, write_type, capability, lease_ms };
+        Ok(Outcome::Created(Box::new(created)))
     }
+}
+
+/// A file whose write has begun, as its writer is to know it.
+struct Begun {
+    file: FileKey,
+    mount: MountId,
+    place: Place,
+    epoch: Epoch,
+    block_bytes: u32,
+    write_type: WriteType,
+    /// In the mount's under-store.
+    path: String,
 }

@@ -301,11 +301,15 @@ pub struct Applied {
 impl Command {
     /// The bytes that stand in the log.
     pub fn encode(&self) -> Vec<u8> {
-        let archive = rkyv::to_bytes::<rancor::Error>(self).expect("archiving into memory fails only when memory does");
-        let mut bytes = Vec::with_capacity(1 + archive.len());
+        self.encode_behind(Vec::new())
+    }
+
+    /// Puts the bytes that stand in the log behind others.
+    #[must_use]
+    pub fn encode_behind(&self, mut bytes: Vec<u8>) -> Vec<u8> {
         bytes.push(COMMAND_VERSION);
-        bytes.extend_from_slice(&archive);
-        bytes
+        rkyv::api::high::to_bytes_in::<_, rancor::Error>(self, bytes)
+            .expect("archiving into memory fails only when memory does")
     }
 
     /// Reads what [`Command::encode`] wrote.

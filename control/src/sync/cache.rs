@@ -3,6 +3,8 @@
 //! ```text
 //!  shard k:  [ (mount, path) -> (answer, when it was asked for) ]  in LRU order      changes: u64
 //! ```
+//! A name is hashed once: some bits choose its shard, the others its place there.
+//!
 //! Two things must never happen: that an answer which a store gave *before* a change of ours is kept after it, and that
 //! a caller joins a flight which left before such a change. So each shard counts the changes made through it; a flight
 //! remembers the count of its start, and is neither kept nor joined when the count has moved on.
@@ -12,7 +14,7 @@
 
 use std::borrow::Borrow;
 use std::future::Future;
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,7 +25,7 @@ use futures::FutureExt;
 use futures::future::{Shared, WeakShared};
 use hashbrown::{DefaultHashBuilder, HashMap};
 use lru::LruCache;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use super::{Found, SyncInterval};
 
@@ -43,8 +45,8 @@ pub(crate) struct MetadataCache {
 }
 
 struct Shard {
-    entries: LruCache<Key, Entry>,
-    flights: HashMap<Key, Departed>,
+    entries: LruCache<Key, Entry, Hashed>,
+    flights: HashMap<Key, Departed, Hashed>,
     /// Changes of ours to paths of this shard.
     changes: u64,
 }
@@ -101,9 +103,9 @@ impl MetadataCache {
         let each = NonZeroUsize::new(entries_max / SHARDS).unwrap_or(NonZeroUsize::MIN);
         let shard = || {
             // Grown as needed: a cache with room for all would take its memory at start.
-            let mut entries = LruCache::unbounded();
+            let mut entries = LruCache::unbounded_with_hasher(Hashed::default());
             entries.resize(each);
-            Mutex::new(Shard { entries, flights: HashMap::new(), changes: 0 })
+            Mutex::new(Shard { entries, flights: HashMap::default(), changes: 0 })
         };
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
@@ -114,27 +116,39 @@ impl MetadataCache {
 
     /// What is known of a path and still believed.
     pub(crate) fn fresh(&self, mount: MountId, path: &str, interval: SyncInterval, now_ms: u64) -> Option<Found> {
+        self.read_fresh(mount, path, interval, now_ms, Found::clone)
+    }
+
+    /// The same, for who needs a part of it: `read` looks at it under the shard's lock.
+    pub(crate) fn read_fresh<T>(
+        &self,
+        mount: MountId,
+        path: &str,
+        interval: SyncInterval,
+        now_ms: u64,
+        read: impl FnOnce(&Found) -> T,
+    ) -> Option<T> {
         if interval == SyncInterval::Never {
             return None;
         }
-        let mut shard = self.shard(mount, path).lock();
-        let entry = shard.entries.get(&View { mount, path } as &dyn Named)?;
+        let (view, mut shard) = self.locate(mount, path);
+        let entry = shard.entries.get(&view as &dyn Named)?;
         if !interval.believes(entry.asked_ms, now_ms) {
             return None;
         }
         self.figures.hits.fetch_add(1, Relaxed);
-        Some(entry.found.clone())
+        Some(read(&entry.found))
     }
 
     /// What was last known of a path, however old. Its age makes it useless but for its version's hash.
     pub(crate) fn last(&self, mount: MountId, path: &str) -> Option<Found> {
-        let shard = self.shard(mount, path).lock();
-        shard.entries.peek(&View { mount, path } as &dyn Named).map(|entry| entry.found.clone())
+        let (view, shard) = self.locate(mount, path);
+        shard.entries.peek(&view as &dyn Named).map(|entry| entry.found.clone())
     }
 
     /// To be called before a store is asked.
     pub(crate) fn asking(&self, mount: MountId, path: &str, now_ms: u64) -> Asked {
-        Asked { changes: self.shard(mount, path).lock().changes, at_ms: now_ms }
+        Asked { changes: self.locate(mount, path).1.changes, at_ms: now_ms }
     }
 
     /// To be called before a store is asked for a directory.
@@ -144,19 +158,19 @@ impl MetadataCache {
 
     /// Keeps what a listing said of one name, as [`MetadataCache::keep`] does.
     pub(crate) fn keep_listed(&self, asked: &AskedAll, mount: MountId, path: &str, found: Found) {
-        let changes = asked.changes[self.index(mount, path)];
+        let changes = asked.changes[self.view(mount, path).shard()];
         self.keep(Asked { changes, at_ms: asked.at_ms }, mount, path, found);
     }
 
     /// Keeps a store's answer, unless we changed something since it was asked.
     pub(crate) fn keep(&self, asked: Asked, mount: MountId, path: &str, found: Found) {
-        let mut shard = self.shard(mount, path).lock();
+        let (view, mut shard) = self.locate(mount, path);
         if shard.changes == asked.changes {
             let entry = Entry { found, asked_ms: asked.at_ms };
-            if let Some(known) = shard.entries.get_mut(&View { mount, path } as &dyn Named) {
+            if let Some(known) = shard.entries.get_mut(&view as &dyn Named) {
                 *known = entry;
             } else {
-                shard.entries.put(Key::new(mount, path), entry);
+                shard.entries.put(view.to_key(), entry);
             }
         }
     }
@@ -188,7 +202,9 @@ impl MetadataCache {
         // Who joins got an answer to a question as old as the flight.
         let (asked, flight) = self.board(asked, mount, path, ask);
         let answer = flight.await;
-        self.shard(mount, path).lock().land(mount, path);
+        let (view, mut shard) = self.locate(mount, path);
+        shard.land(&view);
+        drop(shard);
         if let Ok(found) = &answer {
             self.keep(asked, mount, path, found.clone());
         }
@@ -203,8 +219,8 @@ impl MetadataCache {
         path: &str,
         ask: impl Future<Output = Answer> + Send + 'static,
     ) -> (Asked, Shared<Flight>) {
-        let mut shard = self.shard(mount, path).lock();
-        let departed = shard.flights.get(&View { mount, path } as &dyn Named);
+        let (view, mut shard) = self.locate(mount, path);
+        let departed = shard.flights.get(&view as &dyn Named);
         let same = departed.filter(|departed| departed.asked.changes == asked.changes);
         if let Some((asked, flight)) = same.and_then(|it| Some((it.asked, it.flight.upgrade()?))) {
             self.figures.joined.fetch_add(1, Relaxed);
@@ -213,21 +229,21 @@ impl MetadataCache {
         self.figures.misses.fetch_add(1, Relaxed);
         let flight: Shared<Flight> = (Box::pin(ask) as Flight).shared();
         if let Some(weak) = flight.downgrade() {
-            shard.flights.insert(Key::new(mount, path), Departed { asked, flight: weak });
+            shard.flights.insert(view.to_key(), Departed { asked, flight: weak });
         }
         (asked, flight)
     }
 
     /// Records what a change of ours made of a path: `None` if only the store can say.
     pub(crate) fn changed(&self, mount: MountId, path: &str, found: Option<Found>, now_ms: u64) {
-        let mut shard = self.shard(mount, path).lock();
+        let (view, mut shard) = self.locate(mount, path);
         shard.changes += 1;
         match found {
             Some(found) => {
-                shard.entries.put(Key::new(mount, path), Entry { found, asked_ms: now_ms });
+                shard.entries.put(view.to_key(), Entry { found, asked_ms: now_ms });
             }
             None => {
-                shard.entries.pop(&View { mount, path } as &dyn Named);
+                shard.entries.pop(&view as &dyn Named);
             }
         }
     }
@@ -261,23 +277,21 @@ impl MetadataCache {
         }
     }
 
-    fn shard(&self, mount: MountId, path: &str) -> &Mutex<Shard> {
-        &self.shards[self.index(mount, path)]
+    fn locate<'a>(&self, mount: MountId, path: &'a str) -> (View<'a>, MutexGuard<'_, Shard>) {
+        let view = self.view(mount, path);
+        let shard = self.shards[view.shard()].lock();
+        (view, shard)
     }
 
-    fn index(&self, mount: MountId, path: &str) -> usize {
-        // The top bits: the tables inside use the others.
-        (self.hasher.hash_one((mount, path)) >> 60) as usize
+    fn view<'a>(&self, mount: MountId, path: &'a str) -> View<'a> {
+        View { hash: self.hasher.hash_one((mount, path)), mount, path }
     }
 }
 
-const _: () = assert!(SHARDS == 1 << 4, "a shard is chosen by four bits");
-
 impl Shard {
     /// Forgets the flight for a path once nobody waits for it any more.
-    fn land(&mut self, mount: MountId, path: &str) {
-        let view = View { mount, path };
-        let name = &view as &dyn Named;
+    fn land(&mut self, view: &View<'_>) {
+        let name = view as &dyn Named;
         if self.flights.get(name).is_some_and(|it| it.flight.upgrade().is_none_or(|flight| flight.peek().is_some())) {
             self.flights.remove(name);
         }
@@ -291,40 +305,47 @@ fn is_under(path: &str, base: &str) -> bool {
 /// An owned name of a path. [`View`] is the same without its own copy; [`Named`] lets one find the other in a table.
 #[derive(Clone)]
 struct Key {
+    hash: u64,
     mount: MountId,
     path: Arc<str>,
 }
 
 struct View<'a> {
+    hash: u64,
     mount: MountId,
     path: &'a str,
 }
 
-trait Named {
-    fn parts(&self) -> (MountId, &str);
-}
+impl View<'_> {
+    /// By bits that the tables inside do not use: those take the lowest and the seven highest.
+    fn shard(&self) -> usize {
+        (self.hash >> 48) as usize % SHARDS
+    }
 
-impl Key {
-    fn new(mount: MountId, path: &str) -> Self {
-        Self { mount, path: Arc::from(path) }
+    fn to_key(&self) -> Key {
+        Key { hash: self.hash, mount: self.mount, path: Arc::from(self.path) }
     }
 }
 
+trait Named {
+    fn parts(&self) -> (u64, MountId, &str);
+}
+
 impl Named for Key {
-    fn parts(&self) -> (MountId, &str) {
-        (self.mount, &self.path)
+    fn parts(&self) -> (u64, MountId, &str) {
+        (self.hash, self.mount, &self.path)
     }
 }
 
 impl Named for View<'_> {
-    fn parts(&self) -> (MountId, &str) {
-        (self.mount, self.path)
+    fn parts(&self) -> (u64, MountId, &str) {
+        (self.hash, self.mount, self.path)
     }
 }
 
 impl Hash for dyn Named + '_ {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
+        state.write_u64(self.parts().0);
     }
 }
 
@@ -338,7 +359,7 @@ impl Eq for dyn Named + '_ {}
 
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.parts().hash(state);
+        state.write_u64(self.hash);
     }
 }
 
@@ -353,6 +374,27 @@ impl Eq for Key {}
 impl<'a> Borrow<dyn Named + 'a> for Key {
     fn borrow(&self) -> &(dyn Named + 'a) {
         self
+    }
+}
+
+/// The hasher of names that are hashed already.
+type Hashed = BuildHasherDefault<Given>;
+
+/// Gives the hash that it was given.
+#[derive(Default)]
+struct Given(u64);
+
+impl Hasher for Given {
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a name gives its hash, and nothing else is hashed here");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

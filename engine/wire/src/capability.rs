@@ -128,9 +128,10 @@ pub struct Right {
 impl Right {
     /// Signs the right.
     pub fn sign(&self, key: &MacKey) -> Vec<u8> {
-        let mut bytes = rkyv::to_bytes::<rkyv::rancor::Error>(self)
-            .expect("archiving into memory fails only when memory does")
-            .to_vec();
+        /// What a right and its MAC seldom exceed.
+        const BYTES_COMMON: usize = 256;
+        let mut bytes = rkyv::api::high::to_bytes_in::<_, rkyv::rancor::Error>(self, Vec::with_capacity(BYTES_COMMON))
+            .expect("archiving into memory fails only when memory does");
         let mac = blake3::keyed_hash(&key.0, &bytes);
         bytes.extend_from_slice(mac.as_bytes());
         debug_assert!(bytes.len() <= CAPABILITY_BYTES_MAX);

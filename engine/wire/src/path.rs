@@ -35,26 +35,7 @@ impl NamespacePath {
                 format!("{} is not a namespace path: it must start with /", Shown(text)),
             ));
         }
-        let mut path = String::with_capacity(text.len());
-        for name in text.split('/') {
-            match name {
-                "" | "." => {}
-                ".." => {
-                    let parent = path
-                        .rfind('/')
-                        .ok_or_else(|| Failure::new(Status::EscapesMount, format!("{} climbs above /", Shown(text))))?;
-                    path.truncate(parent);
-                }
-                _ => {
-                    check_name(name)?;
-                    path.push('/');
-                    path.push_str(name);
-                }
-            }
-        }
-        if path.is_empty() {
-            path.push('/');
-        }
+        let path = if is_normal(text) { text.to_owned() } else { normalised(text)? };
         if path.len() > PATH_BYTES_MAX {
             return Err(Failure::new(
                 Status::InvalidName,
@@ -67,6 +48,11 @@ impl NamespacePath {
     /// The path as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The path as text that its owner keeps.
+    pub fn into_string(self) -> String {
+        self.0
     }
 
     /// Whether it is `/`.
@@ -135,6 +121,39 @@ impl fmt::Display for Shown<'_> {
             None => write!(f, "{:?}", self.0),
         }
     }
+}
+
+/// Whether an absolute path is as [`normalised`] would leave it: nearly all are, and a look costs less than to write
+/// one anew.
+fn is_normal(text: &str) -> bool {
+    let is_name = |name: &[u8]| !name.is_empty() && name.len() <= NAME_BYTES_MAX && name != b"." && name != b"..";
+    // A path of one slash has one empty name.
+    text.len() == 1 || !text.contains('\0') && text.as_bytes()[1..].split(|byte| *byte == b'/').all(is_name)
+}
+
+/// Takes out of an absolute path what stands for nothing, and judges the names that are left.
+fn normalised(text: &str) -> Result<String, Failure> {
+    let mut path = String::with_capacity(text.len());
+    for name in text.split('/') {
+        match name {
+            "" | "." => {}
+            ".." => {
+                let parent = path
+                    .rfind('/')
+                    .ok_or_else(|| Failure::new(Status::EscapesMount, format!("{} climbs above /", Shown(text))))?;
+                path.truncate(parent);
+            }
+            _ => {
+                check_name(name)?;
+                path.push('/');
+                path.push_str(name);
+            }
+        }
+    }
+    if path.is_empty() {
+        path.push('/');
+    }
+    Ok(path)
 }
 
 /// Judges one name.
@@ -233,6 +252,15 @@ mod tests {
             if let Ok(parsed) = NamespacePath::parse(&format!("/{text}")) {
                 prop_assert_eq!(&NamespacePath::parse(parsed.as_str()).unwrap(), &parsed);
                 prop_assert!(parsed.names().all(|name| name != "." && name != ".."));
+            }
+        }
+
+        /// The look that spares a path its rewriting leaves nothing out.
+        #[test]
+        fn what_looks_normal_is(text in "(/|\\.|[a-c]|ü|\0|[d]{255}){0,12}") {
+            let text = format!("/{text}");
+            if is_normal(&text) {
+                prop_assert_eq!(normalised(&text).ok(), Some(text));
             }
         }
     }
