@@ -49,6 +49,8 @@ struct Shard {
     flights: HashMap<Key, Departed, Hashed>,
     /// Changes of ours to paths of this shard.
     changes: u64,
+    /// Questions answered from memory.
+    hits: u64,
 }
 
 #[derive(Clone)]
@@ -65,7 +67,6 @@ struct Departed {
 
 #[derive(Default)]
 struct Figures {
-    hits: AtomicU64,
     misses: AtomicU64,
     joined: AtomicU64,
 }
@@ -105,7 +106,7 @@ impl MetadataCache {
             // Grown as needed: a cache with room for all would take its memory at start.
             let mut entries = LruCache::unbounded_with_hasher(Hashed::default());
             entries.resize(each);
-            Mutex::new(Shard { entries, flights: HashMap::default(), changes: 0 })
+            Mutex::new(Shard { entries, flights: HashMap::default(), changes: 0, hits: 0 })
         };
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
@@ -132,11 +133,9 @@ impl MetadataCache {
             return None;
         }
         let (view, mut shard) = self.locate(mount, path);
-        let entry = shard.entries.get(&view as &dyn Named)?;
-        if !interval.believes(entry.asked_ms, now_ms) {
-            return None;
-        }
-        self.figures.hits.fetch_add(1, Relaxed);
+        let Shard { entries, hits, .. } = &mut *shard;
+        let entry = entries.get(&view as &dyn Named).filter(|entry| interval.believes(entry.asked_ms, now_ms))?;
+        *hits += 1;
         Some(read(&entry.found))
     }
 
@@ -269,12 +268,13 @@ impl MetadataCache {
 
     /// Figures for the metrics.
     pub(crate) fn figures(&self) -> CacheFigures {
-        CacheFigures {
-            hits: self.figures.hits.load(Relaxed),
-            misses: self.figures.misses.load(Relaxed),
-            joined: self.figures.joined.load(Relaxed),
-            entries: self.shards.iter().map(|shard| shard.lock().entries.len() as u64).sum(),
-        }
+        let Figures { misses, joined } = &self.figures;
+        let figures = CacheFigures { misses: misses.load(Relaxed), joined: joined.load(Relaxed), ..Default::default() };
+        self.shards.iter().map(|shard| shard.lock()).fold(figures, |figures, shard| CacheFigures {
+            hits: figures.hits + shard.hits,
+            entries: figures.entries + shard.entries.len() as u64,
+            ..figures
+        })
     }
 
     fn locate<'a>(&self, mount: MountId, path: &'a str) -> (View<'a>, MutexGuard<'_, Shard>) {
