@@ -74,13 +74,23 @@ fn router(site: Arc<Site>) -> Router {
         .route("/api/v1/status", get(status_json))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&site), guard::token));
     Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthy))
         .merge(guarded)
         .fallback(async || {
             guard::refusal(StatusCode::NOT_FOUND, "no such page: try /healthz, /readyz, /metrics or /api/v1/status")
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&site), guard::host))
         .with_state(site)
+}
+
+/// Tells without a token whether this master works, and what is wrong; not where it keeps what, as failures do.
+async fn healthy(State(site): State<Arc<Site>>) -> Response {
+    let Err(failure) = site.service.check_lease() else { return "ok\n".into_response() };
+    let words = match site.service.raft.stopped_by() {
+        Some(why) => format!("the log stopped: {why}. Free space or repair the disk, then restart the master"),
+        None => failure.message,
+    };
+    guard::refusal(StatusCode::SERVICE_UNAVAILABLE, &words)
 }
 
 async fn ready(State(site): State<Arc<Site>>) -> Response {

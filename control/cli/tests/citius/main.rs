@@ -9,6 +9,7 @@ mod cluster;
 mod crash;
 mod everyday;
 mod first_minutes;
+mod full_disk;
 mod large;
 mod s3;
 mod semantics;
