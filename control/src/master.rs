@@ -40,6 +40,10 @@ const HEARTBEATS_MISSED_MAX_DEFAULT: u32 = 10;
 /// Of the process's descriptors, one in this many may be a connection of the metadata RPC: the log, the under-stores, and
 /// in a process with a worker its blocks, need the others.
 const CONNECTIONS_PART: u64 = 8;
+/// One in this many may be a connection before its hello, at each door.
+const GREETINGS_PART: u64 = 32;
+/// Fewer would have to be quick, and more help nobody.
+const GREETINGS_RANGE: std::ops::RangeInclusive<u64> = 16..=256;
 /// Fewer make no cluster, whatever the limit.
 const CONNECTIONS_MIN: u64 = 16;
 /// More are of no use to the few threads that serve them.
@@ -186,6 +190,7 @@ impl Master {
             token: config.token.clone(),
             counters: Arc::clone(&service.rpc),
             connections_max: config.rpc_connections_max,
+            greetings_max: greetings_max(),
             idle_patience: Duration::from_millis(config.rpc_idle_ms),
             elsewhere: runtime.clone(),
             stop: stopped.clone(),
@@ -246,9 +251,16 @@ fn conduct(config: &MasterConfig) -> Conduct {
     }
 }
 
+fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 fn connections_max() -> usize {
-    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (descriptors / CONNECTIONS_PART).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as usize
+    (descriptors() / CONNECTIONS_PART).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as usize
+}
+
+fn greetings_max() -> usize {
+    (descriptors() / GREETINGS_PART).clamp(*GREETINGS_RANGE.start(), *GREETINGS_RANGE.end()) as usize
 }
 
 fn rpc_threads(wanted: usize) -> usize {
