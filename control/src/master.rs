@@ -40,10 +40,16 @@ const HEARTBEATS_MISSED_MAX_DEFAULT: u32 = 10;
 /// Of the process's descriptors, one in this many may be a connection of the metadata RPC: the log, the under-stores, and
 /// in a process with a worker its blocks, need the others.
 const CONNECTIONS_PART: u64 = 8;
-/// Fewer make no cluster, whatever the limit.
-const CONNECTIONS_MIN: u64 = 16;
-/// More are of no use to the few threads that serve them.
-const CONNECTIONS_MAX: u64 = 16_384;
+/// One in this many may be a connection of HTTP: browsers and scrapers, of which there are few.
+const HTTP_CONNECTIONS_PART: u64 = 16;
+/// More than a few hundred are of no use.
+const HTTP_CONNECTIONS_RANGE: std::ops::RangeInclusive<u64> = 16..=1_024;
+/// One in this many may be a connection before its hello, at each door.
+const GREETINGS_PART: u64 = 32;
+/// Fewer would have to be quick, and more help nobody.
+const GREETINGS_RANGE: std::ops::RangeInclusive<u64> = 16..=256;
+/// Fewer make no cluster, whatever the limit; more are of no use to the few threads that serve them.
+const CONNECTIONS_RANGE: std::ops::RangeInclusive<u64> = 16..=16_384;
 /// How long a connection of the metadata RPC may be silent.
 const RPC_IDLE_MS_DEFAULT: u64 = 600_000;
 /// How long a capability lives.
@@ -98,6 +104,8 @@ pub struct MasterConfig {
     pub rpc_connections_max: usize,
     /// How long such a connection may be silent.
     pub rpc_idle_ms: u64,
+    /// Connections of HTTP that have shown the token, at a time.
+    pub http_connections_max: usize,
     /// Log written since the last snapshot that calls for the next one; `None` for the log's own choice.
     pub snapshot_log_bytes: Option<u64>,
     /// Whether `raft/` and `root/` are removed at the end.
@@ -124,8 +132,9 @@ impl MasterConfig {
             capability_ms: CAPABILITY_MS_DEFAULT,
             cache_entries_max: CACHE_ENTRIES_DEFAULT,
             rpc_threads: 0,
-            rpc_connections_max: connections_max(),
+            rpc_connections_max: part_of_descriptors(CONNECTIONS_PART, CONNECTIONS_RANGE),
             rpc_idle_ms: RPC_IDLE_MS_DEFAULT,
+            http_connections_max: part_of_descriptors(HTTP_CONNECTIONS_PART, HTTP_CONNECTIONS_RANGE),
             snapshot_log_bytes: None,
             ephemeral: false,
             fault: None,
@@ -181,18 +190,26 @@ impl Master {
 
         let (stop, stopped) = watch::channel(false);
         schedule::start(&service, &runtime, &stopped);
+        let greetings_max = part_of_descriptors(GREETINGS_PART, GREETINGS_RANGE);
         let shared = rpc::Shared {
             service: Arc::clone(&service),
             token: config.token.clone(),
             counters: Arc::clone(&service.rpc),
             connections_max: config.rpc_connections_max,
+            greetings_max,
             idle_patience: Duration::from_millis(config.rpc_idle_ms),
             elsewhere: runtime.clone(),
             stop: stopped.clone(),
         };
         let rpc = RpcServer::start(rpc_listener, rpc_threads(config.rpc_threads), shared)
             .map_err(Error::listen("the metadata RPC", rpc_address))?;
-        let site = Site { service: Arc::clone(&service), token: config.token, hosts: config.hosts };
+        let site = Site {
+            service: Arc::clone(&service),
+            token: config.token,
+            hosts: config.hosts,
+            connections_max: config.http_connections_max,
+            greetings_max,
+        };
         let http =
             HttpServer::start(http_listener, site, &runtime, stopped).map_err(Error::listen("HTTP", http_address))?;
         let ephemeral = if config.ephemeral { vec![raft_dir, config.home.join("root")] } else { Vec::new() };
@@ -246,9 +263,10 @@ fn conduct(config: &MasterConfig) -> Conduct {
     }
 }
 
-fn connections_max() -> usize {
+/// One in `part` of the files that this process may have open, within a range.
+fn part_of_descriptors(part: u64, range: std::ops::RangeInclusive<u64>) -> usize {
     let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (descriptors / CONNECTIONS_PART).clamp(CONNECTIONS_MIN, CONNECTIONS_MAX) as usize
+    (descriptors / part).clamp(*range.start(), *range.end()) as usize
 }
 
 fn rpc_threads(wanted: usize) -> usize {

@@ -27,6 +27,10 @@ use tokio::task::JoinHandle;
 const FETCHES_PER_SHARD: usize = 64;
 /// Of the process's descriptors, one in this many may be a client's socket.
 const CONNECTIONS_PART: u64 = 8;
+/// One in this many may be a connection before its hello, at each door; within bounds, below which peers would have to be
+/// quick, and above which it helps nobody.
+const GREETINGS_PART: u64 = 32;
+const GREETINGS_RANGE: std::ops::RangeInclusive<u64> = 16..=256;
 /// Connections of a worker, at the least and at the most. All may be of one shard, where each has an operation in the
 /// ring for receiving and one for sending.
 const CONNECTIONS_RANGE: std::ops::RangeInclusive<u64> = 16..=16_384;
@@ -134,13 +138,17 @@ impl Worker {
             }
         };
 
+        let descriptors = Limits::of_process().descriptors;
+        let part = |part: u64, range: &std::ops::RangeInclusive<u64>| {
+            (descriptors / part).clamp(*range.start(), *range.end()) as usize
+        };
         let acceptor = Arc::new(Acceptor {
             token: config.token,
             worker: node.worker,
             epoch: Arc::clone(&node.epoch),
             shards: shards.clone(),
-            connections_max: (Limits::of_process().descriptors / CONNECTIONS_PART)
-                .clamp(*CONNECTIONS_RANGE.start(), *CONNECTIONS_RANGE.end()) as usize,
+            connections_max: part(CONNECTIONS_PART, &CONNECTIONS_RANGE),
+            greetings_max: part(GREETINGS_PART, &GREETINGS_RANGE),
             open: Arc::new(AtomicUsize::new(0)),
         });
         let mut tasks = vec![tokio::spawn(Arc::clone(&acceptor).serve_tcp(listener))];

@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty()))
         .with_target(false)
+        // Of a line that cannot be written, as on a full disk, it would tell by a panic.
+        .log_internal_errors(false)
         .init();
     let result = match (&cli.command, matches.subcommand()) {
         (Command::Local(args), Some((_, own))) => serve::run_local(&cli.reach, args, own),

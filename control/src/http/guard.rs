@@ -32,18 +32,23 @@ pub(super) async fn host(State(site): State<Arc<Site>>, request: Request, next: 
 
 /// Refuses requests without the token.
 pub(super) async fn token(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let shown = request.headers().get(header::AUTHORIZATION);
-    let shown = shown.and_then(|value| value.to_str().ok()).and_then(|value| {
-        let (scheme, digits) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| Token::from_hex(digits)).flatten()
-    });
-    if shown.is_some_and(|shown| site.token.matches(&shown)) {
+    if shows_token(request.headers(), &site.token) {
         return next.run(request).await;
     }
     let words = "this page wants the token: send `Authorization: Bearer <the content of <home>/token>`";
     let mut response = refusal(StatusCode::UNAUTHORIZED, words);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     response
+}
+
+/// Whether a request carries the token.
+pub(super) fn shows_token(headers: &HeaderMap, token: &Token) -> bool {
+    let shown = headers.get(header::AUTHORIZATION);
+    let shown = shown.and_then(|value| value.to_str().ok()).and_then(|value| {
+        let (scheme, digits) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| Token::from_hex(digits)).flatten()
+    });
+    shown.is_some_and(|shown| token.matches(&shown))
 }
 
 /// A refusal, in words that programs can read too.

@@ -59,6 +59,8 @@ pub(super) fn text(service: &Service) -> String {
     page.counter("citius_master_log_entries_total", "Entries of the log ever written", log.next_index);
     page.counter("citius_master_log_applied_total", "Entries of the log ever applied", log.applied_next_index);
     page.counter("citius_master_log_syncs_total", "Batches of writes synced since the start", log.syncs);
+    let stopped = u64::from(service.raft.stopped_by().is_some());
+    page.gauge("citius_master_log_stopped", "1 if an error stopped the log until the master is restarted", stopped);
     page.gauge("citius_master_log_bytes", "Size of the log's files", log.log_bytes);
     page.gauge("citius_master_snapshot_bytes", "Size of the last snapshot", log.snapshot_bytes);
 

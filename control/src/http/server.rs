@@ -12,12 +12,13 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use citius_wire::Token;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-use super::{CONNECTION_PATIENCE, CONNECTIONS_MAX, HEAD_BYTES_MAX, HEADER_PATIENCE, guard, metrics, status};
+use super::visitor::Hall;
+use super::{CONNECTION_PATIENCE, HEAD_BYTES_MAX, HEADER_PATIENCE, guard, metrics, status};
 use crate::service::Service;
 
 /// How long the acceptor waits after an error that only time cures.
@@ -29,6 +30,10 @@ pub(crate) struct Site {
     pub(crate) token: Token,
     /// Names, beside addresses and `localhost`, that this server is called by.
     pub(crate) hosts: Vec<String>,
+    /// Connections that have shown the token at a time; the next one is told so.
+    pub(crate) connections_max: usize,
+    /// Others at a time; the oldest is closed for the next one.
+    pub(crate) greetings_max: usize,
 }
 
 /// The server; it runs on the master's runtime and ends when told to by `stop`.
@@ -50,10 +55,11 @@ impl HttpServer {
         listener.set_nonblocking(true)?;
         let _entered = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(listener)?;
-        let router = router(Arc::new(site));
+        let site = Arc::new(site);
+        let hall = Hall::new(Arc::clone(&site), router(site));
         let accepting = runtime.spawn(async move {
             tokio::select! {
-                () = accept(listener, router) => {}
+                () = accept(listener, hall) => {}
                 _ = stop.wait_for(|stop| *stop) => {}
             }
         });
@@ -74,13 +80,23 @@ fn router(site: Arc<Site>) -> Router {
         .route("/api/v1/status", get(status_json))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&site), guard::token));
     Router::new()
-        .route("/healthz", get(async || "ok\n"))
+        .route("/healthz", get(healthy))
         .merge(guarded)
         .fallback(async || {
             guard::refusal(StatusCode::NOT_FOUND, "no such page: try /healthz, /readyz, /metrics or /api/v1/status")
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&site), guard::host))
         .with_state(site)
+}
+
+/// Tells without a token whether this master works, and what is wrong; not where it keeps what, as failures do.
+async fn healthy(State(site): State<Arc<Site>>) -> Response {
+    let Err(failure) = site.service.check_lease() else { return "ok\n".into_response() };
+    let words = match site.service.raft.stopped_by() {
+        Some(why) => format!("the log stopped: {why}. Free space or repair the disk, then restart the master"),
+        None => failure.message,
+    };
+    guard::refusal(StatusCode::SERVICE_UNAVAILABLE, &words)
 }
 
 async fn ready(State(site): State<Arc<Site>>) -> Response {
@@ -99,11 +115,8 @@ async fn status_json(State(site): State<Arc<Site>>) -> Response {
     axum::Json(status::json(&site.service.cluster_info())).into_response()
 }
 
-async fn accept(listener: tokio::net::TcpListener, router: Router) {
-    let seats = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+async fn accept(listener: tokio::net::TcpListener, hall: Arc<Hall>) {
     loop {
-        // Over the bound, clients wait in the kernel's queue.
-        let Ok(seat) = Arc::clone(&seats).acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
@@ -112,17 +125,22 @@ async fn accept(listener: tokio::net::TcpListener, router: Router) {
                 continue;
             }
         };
-        let service = TowerToHyperService::new(router.clone());
+        let (visitor, leaves) = hall.enter();
+        let service = service_fn(move |request| Arc::clone(&visitor).answer(request));
         tokio::spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEADER_PATIENCE)
                 .max_buf_size(HEAD_BYTES_MAX)
                 .serve_connection(TokioIo::new(stream), service);
-            if let Ok(Err(error)) = tokio::time::timeout(CONNECTION_PATIENCE, connection).await {
-                tracing::debug!(%error, "an HTTP connection broke");
+            tokio::select! {
+                served = tokio::time::timeout(CONNECTION_PATIENCE, connection) => {
+                    if let Ok(Err(error)) = served {
+                        tracing::debug!(%error, "an HTTP connection broke");
+                    }
+                }
+                () = leaves => tracing::debug!("an HTTP connection without the token made room for another"),
             }
-            drop(seat);
         });
     }
 }

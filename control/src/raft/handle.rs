@@ -128,6 +128,9 @@ impl<M: Machine> Raft<M> {
 
     async fn enqueue<T>(&self, proposal: Proposal<M::Reply>, replied: oneshot::Receiver<Result<T>>) -> Result<T> {
         let stopped = || self.shared.faults.stopped();
+        if self.stopped_by().is_some() {
+            return Err(stopped());
+        }
         self.queue.send(proposal).await.map_err(|_| stopped())?;
         replied.await.unwrap_or_else(|_| Err(stopped()))
     }
@@ -157,6 +160,11 @@ impl<M: Machine> Raft<M> {
             return Err(Error::NotLeader { leader: None });
         }
         Ok(())
+    }
+
+    /// The error that stopped the log, if one did.
+    pub fn stopped_by(&self) -> Option<&str> {
+        self.shared.faults.latch.why()
     }
 
     /// Figures of the log; those of a closed log are zero where they came from its files.

@@ -17,10 +17,10 @@ use citius_wire::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::server::{Place, Shared};
+use super::server::{Place, Shared, Turn};
 use super::slow::{Errand, Parcel};
 use super::{ANSWER_BYTES_TARGET, ELSEWHERE_MAX, FRAMES_WAITING_MAX, HELLO_PATIENCE, READ_BYTES, WRITE_PATIENCE};
 
@@ -29,16 +29,20 @@ const REQUEST_BYTES_MAX: usize = PRELUDE_BYTES + HEADER_BYTES_MAX;
 /// A receive buffer that grew past this is replaced once it is empty.
 const BUFFER_BYTES_KEPT: usize = 4 * READ_BYTES;
 
-/// Serves a connection to its end; `greeting` is its turn among those before their hello.
-pub(super) async fn serve(
-    mut stream: TcpStream,
-    shared: &Arc<Shared>,
-    greeting: OwnedSemaphorePermit,
-) -> io::Result<()> {
+/// Serves a connection to its end, which comes early if another needs its turn before it has said hello.
+pub(super) async fn serve(mut stream: TcpStream, shared: &Arc<Shared>, Turn { place, ousted }: Turn) -> io::Result<()> {
     let mut buffer = FrameBuffer::new(READ_BYTES);
     buffer.limit_frames(HELLO_FRAME_BYTES_MAX);
-    let Some((client, _place)) = welcome(&mut stream, &mut buffer, shared).await? else { return Ok(()) };
-    drop(greeting);
+    let welcomed = tokio::select! {
+        biased;
+        welcomed = welcome(&mut stream, &mut buffer, shared) => welcomed?,
+        _ = ousted => {
+            shared.counters.unauthenticated.fetch_add(1, Relaxed);
+            None
+        }
+    };
+    drop(place);
+    let Some((client, _place)) = welcomed else { return Ok(()) };
     buffer.limit_frames(REQUEST_BYTES_MAX);
 
     let (parcels_in, mut parcels) = mpsc::channel(FRAMES_WAITING_MAX);

@@ -19,8 +19,6 @@ pub(crate) use server::{RpcCounters, RpcServer, Shared};
 
 use std::time::Duration;
 
-/// Connections before their hello; more wait to be accepted.
-pub(crate) const GREETINGS_MAX: usize = 256;
 /// How long a peer may take to show its token.
 pub(crate) const HELLO_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a peer may take to accept the answers of one write.

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use citius_wire::Token;
+use citius_wire::{Greeting, Greetings, Token};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{oneshot, watch};
 
-use super::{GREETINGS_MAX, THREADS_MAX, connection};
+use super::{THREADS_MAX, connection};
 use crate::service::Service;
 
 /// How long the acceptor waits after an error that only time cures (no descriptors left).
@@ -70,6 +70,8 @@ pub(crate) struct Shared {
     pub(crate) counters: Arc<RpcCounters>,
     /// Connections past their hello at a time; the next one is told `Busy` and closed.
     pub(crate) connections_max: usize,
+    /// Connections before their hello at a time; the oldest is closed for the next one.
+    pub(crate) greetings_max: usize,
     /// How long a connection may be silent.
     pub(crate) idle_patience: Duration,
     /// Where requests run that memory cannot answer.
@@ -121,10 +123,9 @@ async fn accept(listener: TcpListener, lanes: Vec<Handle>, shared: Arc<Shared>) 
         Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "the metadata RPC cannot listen"),
     };
-    let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
+    let greetings = Greetings::new(shared.greetings_max);
     let mut next = 0;
     loop {
-        let greeting = Arc::clone(&greetings).acquire_owned().await.expect("the semaphore is never closed");
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -135,12 +136,14 @@ async fn accept(listener: TcpListener, lanes: Vec<Handle>, shared: Arc<Shared>) 
         };
         shared.counters.accepted.fetch_add(1, Relaxed);
         let Ok(stream) = stream.into_std() else { continue };
+        let (hold, ousted) = oneshot::channel();
+        let greeting = Turn { place: greetings.enter(hold), ousted };
         lanes[next % lanes.len()].spawn(serve(stream, peer, Arc::clone(&shared), greeting));
         next += 1;
     }
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, greeting: OwnedSemaphorePermit) {
+async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, greeting: Turn) {
     let served = async {
         stream.set_nodelay(true)?;
         connection::serve(tokio::net::TcpStream::from_std(stream)?, &shared, greeting).await
@@ -149,6 +152,14 @@ async fn serve(stream: TcpStream, peer: SocketAddr, shared: Arc<Shared>, greetin
     if let Err(error) = served.await {
         tracing::debug!(%peer, %error, "a connection broke");
     }
+}
+
+/// The turn of one connection to say hello.
+pub(super) struct Turn {
+    /// Its place, until it has.
+    pub(super) place: Greeting<oneshot::Sender<()>>,
+    /// Ends when another one needs the place.
+    pub(super) ousted: oneshot::Receiver<()>,
 }
 
 /// The place of one connection past its hello, taken for as long as it lives, however it ends.

@@ -95,11 +95,13 @@ async fn open_mounts(service: Arc<Service>) {
     loop {
         tokio::time::sleep(REOPEN_PAUSE).await;
         let closed = service.mounts().into_iter().filter(|mounted| mounted.open().is_none());
-        for mounted in closed {
+        // All at once: one that does not answer keeps no other closed.
+        let tries = closed.map(async |mounted| {
             if mounted.try_open().await {
                 tracing::info!(mount = %mounted.path, "a degraded mount works again");
                 service.chores.notify_one();
             }
-        }
+        });
+        futures::future::join_all(tries).await;
     }
 }

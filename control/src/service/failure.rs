@@ -10,9 +10,9 @@ pub(crate) fn of_log(error: &raft::Error) -> Failure {
     let status = match error {
         raft::Error::NotLeader { .. } => Status::NotLeader,
         raft::Error::TooLarge { .. } => Status::InvalidArgument,
-        raft::Error::Uncertain | raft::Error::Closed | raft::Error::Failed { .. } | raft::Error::NotReady { .. } => {
-            Status::Unavailable
-        }
+        // Not `Unavailable`, which clients ask again until their time is up: only a restart helps.
+        raft::Error::Failed { .. } => Status::LogStopped,
+        raft::Error::Uncertain | raft::Error::Closed | raft::Error::NotReady { .. } => Status::Unavailable,
         _ => Status::Internal,
     };
     Failure::new(status, error.to_string())

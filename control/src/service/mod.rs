@@ -139,7 +139,7 @@ impl Service {
     /// Checks that what is read now is linearizable.
     ///
     /// # Errors
-    /// `NotLeader`, or `Unavailable` if the log stopped.
+    /// `NotLeader`, or `LogStopped`.
     pub(crate) fn check_lease(&self) -> Result<(), Failure> {
         self.raft.read_lease().map_err(|error| failure::of_log(&error))
     }

@@ -32,6 +32,8 @@ pub(crate) struct Mounted {
     /// The options, without what must not be shown.
     pub(crate) options_shown: Vec<(String, String)>,
     spec: StoreSpec,
+    /// The store, while it is not known to work: checked again and again, it bounds what hangs in a folder that is away.
+    untried: OnceLock<Arc<dyn UnderStore>>,
     store: OnceLock<Arc<dyn UnderStore>>,
     /// Why it is not open.
     problem: Mutex<Option<String>>,
@@ -56,8 +58,13 @@ pub(crate) fn store_spec(uri: &str, options: &[(String, String)], read_only: boo
 /// The store's own, named error; `TimedOut` if it does not answer in time.
 pub(crate) async fn open_checked(spec: &StoreSpec) -> Result<Arc<dyn UnderStore>, Failure> {
     let store = citius_understore::open(spec).map_err(|error| super::failure::of_mount(&error))?;
+    check(&store, spec).await?;
+    Ok(store)
+}
+
+async fn check(store: &Arc<dyn UnderStore>, spec: &StoreSpec) -> Result<(), Failure> {
     match tokio::time::timeout(CHECK_PATIENCE, store.check()).await {
-        Ok(Ok(())) => Ok(store),
+        Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(super::failure::of_mount(&error)),
         Err(_) => {
             let seconds = CHECK_PATIENCE.as_secs();
@@ -83,6 +90,7 @@ impl Mounted {
             uri_shown: redact(&mount.uri),
             options_shown: spec.redacted_options().into_iter().collect(),
             spec,
+            untried: OnceLock::new(),
             store: OnceLock::new(),
             problem: Mutex::new(None),
         })
@@ -115,7 +123,7 @@ impl Mounted {
         if self.store.get().is_some() {
             return true;
         }
-        match open_checked(&self.spec).await {
+        match self.try_store().await {
             Ok(store) => {
                 // Two may try at once; either's store is as good.
                 drop(self.store.set(store));
@@ -130,6 +138,18 @@ impl Mounted {
                 false
             }
         }
+    }
+
+    async fn try_store(&self) -> Result<Arc<dyn UnderStore>, Failure> {
+        let store = match self.untried.get() {
+            Some(store) => store,
+            None => {
+                let opened = citius_understore::open(&self.spec).map_err(|error| super::failure::of_mount(&error))?;
+                self.untried.get_or_init(|| opened)
+            }
+        };
+        check(store, &self.spec).await?;
+        Ok(Arc::clone(store))
     }
 
     /// The path in its namespace of a path of its store.

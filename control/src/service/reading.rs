@@ -50,7 +50,7 @@ impl Service {
     fn stat_now(&self, path: &str, now_ms: u64) -> Option<Result<Outcome, Failure>> {
         let answer = || {
             let path = NamespacePath::parse(path)?;
-            let (mount, facts) = match self.glance(&path, now_ms)? {
+            let (mount, facts) = match self.recall(&path, now_ms)? {
                 Some((mount, Some(facts))) => (mount, facts),
                 Some((mount, None)) => {
                     let Some(sight) = self.sight_now(&path, (mount, Known::AskStore), now_ms)? else { return Ok(None) };
@@ -65,7 +65,7 @@ impl Service {
 
     /// What memory has of a path: the log's word, or an answer of the store that is still believed. `None` while a
     /// rename that must be waited for has the path; no facts if the store must be asked.
-    fn glance(&self, path: &NamespacePath, now_ms: u64) -> Result<Option<(MountId, Option<Facts>)>, Failure> {
+    fn recall(&self, path: &NamespacePath, now_ms: u64) -> Result<Option<(MountId, Option<Facts>)>, Failure> {
         if !self.locks.is_readable(path.as_str()) {
             return Ok(None);
         }

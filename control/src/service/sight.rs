@@ -2,14 +2,14 @@
 //!
 //! ```text
 //!  path ──▶ state: a file in memory? hidden? a mount? ──nothing──▶ cache, if believed ──▶ the store
-//!            one read lock                                          (file: on this thread; others: a flight)
+//!            one read lock                                          (near: on this thread; others: a flight)
 //! ```
 //! The state is asked before the store, never after: a write that is published in between is then seen in the store,
 //! and at no moment is it seen in neither.
 
 use std::sync::Arc;
 
-use citius_understore::{Kind, LocalDirectory, StorePath, UnderStore};
+use citius_understore::{Glance, Kind, LocalDirectory, StorePath, UnderStore};
 use citius_wire::{Epoch, Failure, FileKey, MountId, NamespacePath, Place, Status};
 
 use super::mounts::Mounted;
@@ -122,11 +122,30 @@ pub(super) async fn ask(
     path: NamespacePath,
     before: Option<Found>,
 ) -> Result<Found, Failure> {
-    let answer = match store.local() {
-        Some(local) => local.stat_now(&store_path),
-        None => store.stat(&store_path).await,
-    };
+    if let Some(local) = store.local()
+        && let Some(found) =
+            read_glance(local.stat_now(&store_path), mount, store_path.as_str(), &path, || before.clone())?
+    {
+        return Ok(found);
+    }
+    let answer = store.stat(&store_path).await;
     read_answer(answer, mount, store_path.as_str(), &path, before.as_ref())
+}
+
+/// What a store shows on this thread; `None` if it must be waited for. `before` gives what was known, if it matters.
+fn read_glance(
+    glance: citius_understore::Result<Glance>,
+    mount: MountId,
+    store_path: &str,
+    path: &NamespacePath,
+    before: impl FnOnce() -> Option<Found>,
+) -> Result<Option<Found>, Failure> {
+    match glance {
+        Ok(Glance::Found(stat)) => Ok(Some(Found::of_stat(mount, store_path, &stat, before().as_ref()))),
+        Ok(Glance::Nothing) => Ok(Some(Found::Nothing)),
+        Ok(Glance::Elsewhere) => Ok(None),
+        Err(error) => Err(failure::of_store(&error, path)),
+    }
 }
 
 fn read_answer(
@@ -176,8 +195,10 @@ impl Service {
         let Some(local) = mounted.open().and_then(|store| store.local()) else { return Ok(None) };
         let parsed = store_path_of(&mounted, path)?;
         let asked = self.cache.asking(id, store_path, now_ms);
-        let before = self.cache.last(id, store_path);
-        let found = read_answer(local.stat_now(&parsed), id, store_path, path, before.as_ref())?;
+        let before = || self.cache.last(id, store_path);
+        let Some(found) = read_glance(local.stat_now(&parsed), id, store_path, path, before)? else {
+            return Ok(None);
+        };
         self.cache.keep(asked, id, store_path, found.clone());
         Ok(Some(Sight { mounted, seen: found.into() }))
     }
@@ -218,7 +239,7 @@ impl Service {
         Ok(Sight { mounted, seen })
     }
 
-    /// The same, of a name that is to be new: a local store shows it in its directory, which the run has opened, and
+    /// The same, of a name that is to be new: a near store shows it in its directory, which the run has opened, and
     /// which is given too.
     pub(super) async fn sight_of_new(
         &self,
@@ -227,36 +248,41 @@ impl Service {
     ) -> Result<(Sight, Option<Arc<Directory>>), Failure> {
         let (id, known) = self.state(|state| known(state, path))?;
         let mounted = self.mounts.find(id)?;
-        let mut directory = None;
-        let seen = match known {
-            Known::Seen(seen) => seen,
-            Known::AskStore if mounted.open().is_some_and(|store| store.local().is_some()) => {
-                directory = self.directory_of(path, provisions).await;
-                match directory.as_deref().and_then(|directory| directory.opened.as_ref()) {
-                    // Mounts may have changed around the directory since the run looked at it.
-                    Some((mount, opened)) if *mount == id => self.found_in(&mounted, path, opened)?.into(),
-                    _ => self.found_anew(&mounted, path).await?.into(),
-                }
-            }
-            Known::AskStore => self.found_anew(&mounted, path).await?.into(),
+        if let Known::Seen(seen) = known {
+            return Ok((Sight { mounted, seen }, None));
+        }
+        let directory = match mounted.open().and_then(|store| store.local()) {
+            Some(_) => self.directory_of(path, provisions).await,
+            None => None,
         };
-        Ok((Sight { mounted, seen }, directory))
+        let found = match directory.as_deref().and_then(|directory| directory.opened.as_ref()) {
+            Some((mount, opened)) if *mount == id => self.found_in(&mounted, path, opened)?,
+            // Mounts may have changed around the directory since the run looked at it.
+            _ => None,
+        };
+        let found = match found {
+            Some(found) => found,
+            None => self.found_anew(&mounted, path).await?,
+        };
+        Ok((Sight { mounted, seen: found.into() }, directory))
     }
 
-    /// What a local store has at a path of an open directory at this moment.
-    fn found_in(&self, mounted: &Mounted, path: &NamespacePath, opened: &LocalDirectory) -> Result<Found, Failure> {
+    /// What a near store has at this moment at a path of an open directory; `None` if that is to be asked elsewhere.
+    fn found_in(
+        &self,
+        mounted: &Mounted,
+        path: &NamespacePath,
+        opened: &LocalDirectory,
+    ) -> Result<Option<Found>, Failure> {
         let store_path = within(mounted, path);
         let asked = self.cache.asking(mounted.id, store_path, self.now_ms());
-        let stat = opened.stat_now(path.name().unwrap_or_default());
-        let found = match stat.map_err(|error| failure::of_store(&error, path))? {
-            Some(stat) => {
-                let before = self.cache.last(mounted.id, store_path);
-                Found::of_stat(mounted.id, store_path, &stat, before.as_ref())
-            }
-            None => Found::Nothing,
-        };
+        let before = || self.cache.last(mounted.id, store_path);
+        let glance = opened.stat_now(path.name().unwrap_or_default());
+        let found = read_glance(glance, mounted.id, store_path, path, before)?;
         // What is never believed is kept for the hash of its version only.
-        if mounted.interval != SyncInterval::Never || found.file().is_some() {
+        if let Some(found) = &found
+            && (mounted.interval != SyncInterval::Never || found.file().is_some())
+        {
             self.cache.keep(asked, mounted.id, store_path, found.clone());
         }
         Ok(found)

@@ -135,6 +135,23 @@ fn connections_are_bounded_and_a_place_that_was_left_is_free() {
     drop(silent);
 }
 
+/// Peers that were silent held every place before the hello, for the five seconds that a hello may take; whoever came
+/// then waited for them.
+#[test]
+fn silent_peers_make_room_for_a_newcomer() {
+    /// As many as there are places, whatever the limit of open files.
+    const MANY: usize = 256;
+    let rig = Rig::new();
+    let address = rig.master().rpc_address();
+    let silent: Vec<_> = (0..MANY + 1).map(|_| Client::connect_raw(address)).collect();
+    assert!(rig.client().is_there("/"));
+    let mut oldest = silent.into_iter().next().unwrap();
+    assert!(
+        oldest.receive::<Hello>().is_none(),
+        "closed for others, not for its own silence, of which it would be told"
+    );
+}
+
 /// A peer that vanished without a word, or never says one, gives its place back; one that speaks keeps it.
 #[test]
 fn silence_costs_a_connection_its_place() {

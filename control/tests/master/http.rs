@@ -4,6 +4,7 @@ use crate::rig::{Rig, TOKEN, register};
 use citius_wire::Counters;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 /// One request on a connection of its own: the status and the whole answer.
 pub(crate) fn get(rig: &Rig, path: &str, host: &str, token: Option<&str>) -> (u16, String) {
@@ -67,4 +68,47 @@ fn metrics_and_status_say_what_is() {
     assert_eq!(status["mounts"][1]["path"], "/a\"b");
     assert_eq!(status["rpc_address"], rig.master().rpc_address().to_string());
     assert!(page(&rig, "/readyz").ends_with("ready\n"));
+}
+
+/// Asks on a connection that stays open, and gives the status.
+fn ask(stream: &mut TcpStream, path: &str, token: Option<&str>) -> u16 {
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\n{token}\r\n").unwrap();
+    let (mut answer, mut byte) = (Vec::new(), [0]);
+    while !answer.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        answer.push(byte[0]);
+    }
+    let head = String::from_utf8(answer).unwrap();
+    let length = head.lines().find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok());
+    stream.read_exact(&mut vec![0; length.unwrap()]).unwrap();
+    head.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+/// HTTP once took up to 1,024 connections, which may be all the files that the process may open, and whoever came when
+/// they were silent waited.
+#[test]
+fn connections_are_bounded_and_silent_ones_make_room() {
+    /// As many as there are places for those without the token, whatever the limit of open files.
+    const MANY: usize = 256;
+    let rig = Rig::with(|config| config.http_connections_max = 2);
+    let connect = || TcpStream::connect(rig.master().http_address()).unwrap();
+    let token = TOKEN.to_hex();
+    let mut within = [connect(), connect()];
+    assert!(within.iter_mut().all(|stream| ask(stream, "/readyz", Some(&token)) == 200));
+
+    let mut silent: Vec<_> = (0..MANY + 1).map(|_| connect()).collect();
+    assert_eq!(ask(&mut connect(), "/healthz", None), 200);
+    // Whoever was only slow would be told so in ten seconds, by words.
+    assert_eq!(silent[0].read(&mut [0]).unwrap(), 0, "the oldest is closed for a newcomer");
+
+    let (status, answer) = get(&rig, "/readyz", "localhost", Some(&token));
+    assert!(status == 503 && answer.contains("2 connections") && answer.contains("ulimit -n"), "{answer}");
+    assert!(within.iter_mut().all(|stream| ask(stream, "/readyz", Some(&token)) == 200), "who is seated stays");
+    drop(within);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while get(&rig, "/readyz", "localhost", Some(&token)).0 != 200 {
+        assert!(Instant::now() < deadline, "a seat that was left is free again");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -1,11 +1,13 @@
 //! Bringing missing grains of a block into its pages, each once, however many wait for them.
 //!
 //! ```text
-//! local under-store:  prepare pages -> ring read into the page -> is it still the version? -> checksums -> valid
-//! network:            prepare pages -> lend the range to tokio: copy and checksum off this core -> valid
+//! near under-store:  prepare pages -> ring read into the page -> is it still the version? -> checksums -> valid
+//! others:            prepare pages -> lend the range to tokio: copy and checksum off this core -> valid
 //! ```
-//! A worker that joined lately asks the former owner of a block of a network store first. A local under-store is as near
-//! as any peer.
+//! Near is a folder of this machine. One whose file system asks a server is as far as a network store: what waits for it
+//! must be neither this core nor the kernel threads of its ring, which other files need.
+//!
+//! A worker that joined lately asks the former owner of a block of a far store first. A near one is as near as any peer.
 //!
 //! A fetch belongs to the shard and not to who asked first: it goes on when the asker is gone.
 
@@ -28,9 +30,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
-/// Bytes of one read of a local under-store: long enough for a disk, short enough not to hold the core.
+/// Bytes of one read of a near under-store: long enough for a disk, short enough not to hold the core.
 const LOCAL_PIECE_BYTES: u32 = 512 << 10;
-/// Bytes of one request to a network under-store.
+/// Bytes of one request to any other.
 const NETWORK_PIECE_BYTES: u32 = 16 << 20;
 /// Rounds of fetching and finding evicted, past which the tier is too small for what is asked of it at once.
 const ROUNDS_MAX: usize = 64;
@@ -160,8 +162,9 @@ impl Shard {
         offset: u64,
         into: SpanMut,
     ) -> Result<(Vec<SpanMut>, Vec<u32>), Failure> {
-        if store.local().is_some() {
-            let open = self.open(file, store).await?;
+        if store.local().is_some()
+            && let Some(open) = self.open(file, store).await?
+        {
             return self.read_local(file, &open, offset, into).await;
         }
         let (span, crcs) = self.read_network(file, store, offset, into).await?;
@@ -206,28 +209,33 @@ impl Shard {
         Ok((done, crcs.finish()))
     }
 
-    /// The open file of a local under-store. Opening is done off this core: the file system may be a slow one.
-    async fn open(&self, file: &Attached, store: &Arc<dyn UnderStore>) -> Result<Rc<OpenFile>, Failure> {
+    /// The open file of a near under-store; `None` if it lies in another file system that is mounted there. Opening is
+    /// done off this core: its directories may have to come from a disk.
+    async fn open(&self, file: &Attached, store: &Arc<dyn UnderStore>) -> Result<Option<Rc<OpenFile>>, Failure> {
         let key = file.right.file;
         if let Some(open) = self.files.get(key) {
-            return Ok(open);
+            return Ok(Some(open));
         }
         let token = file.token.clone().ok_or_else(|| nowhere(file, BlockId { file: key, index: 0 }))?;
         let (sender, receiver) = oneshot::channel();
-        let (path, store, wanted) = (file.path.clone(), Arc::clone(store), token.clone());
-        let opener = Arc::clone(&store);
-        self.node()?.runtime.spawn_blocking(move || {
-            let local = opener.local().expect("the caller has seen that it is local");
+        let (path, wanted, opener) = (file.path.clone(), token.clone(), Arc::clone(store));
+        self.node()?.runtime.spawn(async move {
+            let opened = match opener.local() {
+                Some(local) => local.open_local(&path, &wanted).await,
+                None => Ok(None),
+            };
             // Who asked may be gone.
-            drop(sender.send(local.open_local(&path, &wanted)));
+            drop(sender.send(opened));
         });
-        let descriptor = receiver
+        let opened = receiver
             .await
             .map_err(|_| Failure::new(Status::Unavailable, "the worker is ending"))?
             .map_err(|error| gone_or(file, &error))?;
-        let open = Rc::new(OpenFile { store, path: file.path.clone(), token, descriptor: Rc::new(descriptor) });
+        let Some(descriptor) = opened else { return Ok(None) };
+        let (store, path) = (Arc::clone(store), file.path.clone());
+        let open = Rc::new(OpenFile { store, path, token, descriptor: Rc::new(descriptor) });
         self.files.keep(key, Rc::clone(&open));
-        Ok(open)
+        Ok(Some(open))
     }
 
     async fn read_network(

@@ -1,4 +1,4 @@
-//! Descriptors of local under-store files, for the ring to read: opened once a version, kept while they are used.
+//! Descriptors of files of near under-stores, for the ring to read: opened once a version, kept while they are used.
 
 use citius_understore::{StorePath, UnderStore, VersionToken};
 use citius_wire::{Failure, FileKey};
@@ -24,7 +24,7 @@ impl OpenFile {
     /// # Errors
     /// `VersionChanged`.
     pub(crate) fn check(&self) -> Result<(), Failure> {
-        let local = self.store.local().expect("only a local store gave the descriptor");
+        let local = self.store.local().expect("only a near store gave the descriptor");
         local.check_local(&self.path, &self.descriptor, &self.token).map_err(|error| failure::of_store(&error))
     }
 }

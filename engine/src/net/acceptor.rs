@@ -1,13 +1,13 @@
 //! The door: it reads the hello of a new connection and hands the socket to the shard that the hello names.
 //!
-//! It runs on tokio, so that slow or hostile peers cost no shard anything, and of those without a token no more than
-//! [`GREETINGS_MAX`] are listened to at once, each for [`HELLO_TIMEOUT`]. The hello frame is read to its last byte
+//! It runs on tokio, so that slow or hostile peers cost no shard anything, and only so many of those without a token are
+//! listened to at once, each for [`HELLO_TIMEOUT`] or until another needs its place. The hello frame is read to its last byte
 //! and not beyond, so the shard finds the next frame at the start of its first read.
 
 use crate::driver::{ShardInbox, ShardMessage};
 use citius_wire::{
-    Encoder, Failure, HELLO_FRAME_BYTES_MAX, Head, Hello, Kind, PRELUDE_BYTES, Prelude, Status, Token, Welcome,
-    WorkerId,
+    Encoder, Failure, Greetings, HELLO_FRAME_BYTES_MAX, Head, Hello, Kind, PRELUDE_BYTES, Prelude, Status, Token,
+    Welcome, WorkerId,
 };
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -16,13 +16,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
 /// How long a peer may take to say hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
-/// Connections at each door that may be before their hello; more wait to be accepted.
-const GREETINGS_MAX: usize = 256;
 /// The pause after an accept that failed, most likely for want of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -80,6 +78,8 @@ pub(crate) struct Acceptor {
     pub(crate) shards: Vec<Arc<ShardInbox>>,
     /// Connections that may be open at once.
     pub(crate) connections_max: usize,
+    /// Connections at each door that may be before their hello; the oldest is closed for the next one.
+    pub(crate) greetings_max: usize,
     /// Connections that are.
     pub(crate) open: Arc<AtomicUsize>,
 }
@@ -87,21 +87,14 @@ pub(crate) struct Acceptor {
 impl Acceptor {
     /// Accepts on the data listener until the task is dropped.
     pub(crate) async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
-        let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
+        let greetings = Greetings::new(self.greetings_max);
         loop {
-            let greeting = turn(&greetings).await;
             match listener.accept().await {
-                Ok((stream, peer)) => {
-                    let this = Arc::clone(&self);
-                    tokio::spawn(async move {
-                        let _greeting = greeting;
-                        let _ = stream.set_nodelay(true);
-                        // A socket that refuses to be watched is served unwatched.
-                        let _ = watch(&stream);
-                        this.admit(stream, Door::Tcp, |stream| stream.into_std().map(OwnedFd::from))
-                            .await
-                            .unwrap_or_else(|failure| tracing::debug!(%peer, %failure, "a connection was refused"));
-                    });
+                Ok((stream, _)) => {
+                    let _ = stream.set_nodelay(true);
+                    // A socket that refuses to be watched is served unwatched.
+                    let _ = watch(&stream);
+                    self.greet(&greetings, stream, Door::Tcp, |stream| stream.into_std().map(OwnedFd::from));
                 }
                 Err(error) => pause_after(&error).await,
             }
@@ -111,9 +104,8 @@ impl Acceptor {
     /// Accepts on the Unix socket until the task is dropped. Only processes of our own user, and root, get in.
     pub(crate) async fn serve_unix(self: Arc<Self>, listener: UnixListener) {
         let own = rustix::process::geteuid().as_raw();
-        let greetings = Arc::new(Semaphore::new(GREETINGS_MAX));
+        let greetings = Greetings::new(self.greetings_max);
         loop {
-            let greeting = turn(&greetings).await;
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let uid = stream.peer_cred().map(|credentials| credentials.uid());
@@ -121,17 +113,32 @@ impl Acceptor {
                         tracing::warn!("another user tried the Unix socket and was refused");
                         continue;
                     }
-                    let this = Arc::clone(&self);
-                    tokio::spawn(async move {
-                        let _greeting = greeting;
-                        this.admit(stream, Door::Unix, |stream| stream.into_std().map(OwnedFd::from))
-                            .await
-                            .unwrap_or_else(|failure| tracing::debug!(%failure, "a local connection was refused"));
-                    });
+                    self.greet(&greetings, stream, Door::Unix, |stream| stream.into_std().map(OwnedFd::from));
                 }
                 Err(error) => pause_after(&error).await,
             }
         }
+    }
+
+    /// Listens to a newcomer, on a task of its own.
+    fn greet<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+        self: &Arc<Self>,
+        greetings: &Greetings<oneshot::Sender<()>>,
+        stream: S,
+        door: Door,
+        into_socket: impl FnOnce(S) -> std::io::Result<OwnedFd> + Send + 'static,
+    ) {
+        let (hold, ousted) = oneshot::channel();
+        let (this, place) = (Arc::clone(self), greetings.enter(hold));
+        tokio::spawn(async move {
+            let _place = place;
+            let admitted = tokio::select! {
+                biased;
+                admitted = this.admit(stream, door, into_socket) => admitted,
+                _ = ousted => Err(Failure::new(Status::Busy, "it said no hello, and others came")),
+            };
+            admitted.unwrap_or_else(|failure| tracing::debug!(?door, %failure, "a connection was refused"));
+        });
     }
 
     async fn admit<S: AsyncRead + AsyncWrite + Unpin>(
@@ -226,10 +233,6 @@ fn watch(stream: &TcpStream) -> rustix::io::Result<()> {
     set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
     set_socket_keepalive(stream, true)
-}
-
-async fn turn(greetings: &Arc<Semaphore>) -> OwnedSemaphorePermit {
-    Arc::clone(greetings).acquire_owned().await.expect("the semaphore is never closed")
 }
 
 async fn pause_after(error: &std::io::Error) {

@@ -128,7 +128,7 @@ impl Cluster {
     pub(crate) fn right_to(&self, name: &str) -> Right {
         let store =
             citius_understore::open(&MountSpec::new(self.folder.path().join("data").display().to_string())).unwrap();
-        let stat = store.local().unwrap().stat_now(&StorePath::parse(name).unwrap()).unwrap();
+        let stat = self.runtime.block_on(store.stat(&StorePath::parse(name).unwrap())).unwrap();
         let mut file = [0; 16];
         file[..8].copy_from_slice(&crc_of(stat.token.as_bytes()).to_le_bytes());
         Right {

@@ -30,6 +30,22 @@ fn who_has_no_token_gets_an_answer_and_no_more() {
     assert_eq!(cluster.counters().connections, 1, "only the one that asks");
 }
 
+/// Peers that were silent held every place before the hello, for the five seconds that a hello may take; whoever came
+/// then waited for them. Each door has places of its own.
+#[test]
+fn silent_peers_make_room_for_a_newcomer() {
+    /// As many as there are places, whatever the limit of open files.
+    const MANY: usize = 256;
+    let cluster = Cluster::start();
+    for socket in [Cluster::tcp_socket, Cluster::unix_socket] {
+        let silent: Vec<_> = (0..MANY + 1).map(|_| Peer::silent(socket(&cluster))).collect();
+        let mut newcomer = Peer::hello(socket(&cluster));
+        assert!(newcomer.ask(&CountersRequest {}).is_ok());
+        let mut oldest = silent.into_iter().next().unwrap();
+        assert!(oldest.receive().is_none(), "closed for others, not for its own silence, of which it would be told");
+    }
+}
+
 #[test]
 fn garbage_ends_its_connection_and_no_other() {
     let cluster = Cluster::start();

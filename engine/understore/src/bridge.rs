@@ -5,11 +5,17 @@
 //! (also when the runtime ends first). The landing is dropped before `done` is called, so whoever lent pages to
 //! it may take them back then.
 //!
-//! Bounds: [`Bridge::new`]'s `in_flight_max` jobs run, [`QUEUED_MAX`] more wait in order, and the next one is
-//! handed back with [`Error::Busy`].
+//! Bounds, for each store, so that one that is slow or away keeps nobody from the others: [`Bridge::new`]'s
+//! `in_flight_max` jobs run, [`QUEUED_MAX`] more wait in order, and the next one is handed back with [`Error::Busy`].
 
-use std::{fmt, ops::Range, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, Weak},
+};
 
+use parking_lot::Mutex;
 use tokio::{
     runtime::Handle,
     sync::{Semaphore, mpsc},
@@ -17,7 +23,7 @@ use tokio::{
 
 use crate::{Error, Landing, Result, StorePath, UnderStore, VersionToken};
 
-/// Jobs that wait while `in_flight_max` others run.
+/// Jobs of one store that wait while `in_flight_max` others run.
 pub const QUEUED_MAX: usize = 4096;
 
 /// One conditional ranged read.
@@ -54,16 +60,62 @@ pub struct Rejected {
 /// The way over. Clones share the same bounds.
 #[derive(Debug, Clone)]
 pub struct Bridge {
+    runtime: Handle,
+    in_flight_max: usize,
+    /// By the address of the store, which no other store has while the lane knows of it.
+    lanes: Arc<Mutex<HashMap<usize, Lane>>>,
+}
+
+/// The way to one store.
+#[derive(Debug)]
+struct Lane {
+    store: Weak<dyn UnderStore>,
     queue: mpsc::Sender<Ticket>,
 }
 
 impl Bridge {
-    /// Starts the dispatcher on `runtime`; it ends when the last clone of the bridge is dropped.
+    /// A bridge to `runtime`, on which each store may have so many jobs at once.
     pub fn new(runtime: &Handle, in_flight_max: usize) -> Self {
         assert!(in_flight_max > 0, "a bridge that runs nothing would keep every job waiting for ever");
+        Self { runtime: runtime.clone(), in_flight_max, lanes: Arc::default() }
+    }
+
+    /// Hands a job over without ever blocking.
+    pub fn fetch(&self, job: FetchJob) -> std::result::Result<(), Rejected> {
+        match self.lane(&job.store).try_reserve_owned() {
+            Ok(place) => {
+                place.send(Ticket::new(job));
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Rejected {
+                job: Box::new(job),
+                error: Error::Busy { what: "fetches from one under-store", limit: QUEUED_MAX },
+            }),
+            Err(mpsc::error::TrySendError::Closed(_)) => {
+                let error = Error::Cancelled { path: job.path.to_string() };
+                Err(Rejected { job: Box::new(job), error })
+            }
+        }
+    }
+
+    /// The queue of a store, which its first job opens. Those of stores that are gone are closed then.
+    fn lane(&self, store: &Arc<dyn UnderStore>) -> mpsc::Sender<Ticket> {
+        let address = Arc::as_ptr(store).cast::<()>().addr();
+        let mut lanes = self.lanes.lock();
+        if let Some(lane) = lanes.get(&address) {
+            return lane.queue.clone();
+        }
+        lanes.retain(|_, lane| lane.store.strong_count() > 0);
+        let queue = self.open_queue();
+        lanes.insert(address, Lane { store: Arc::downgrade(store), queue: queue.clone() });
+        queue
+    }
+
+    /// Starts a dispatcher; it ends when the last sender into its queue is dropped.
+    fn open_queue(&self) -> mpsc::Sender<Ticket> {
         let (queue, mut jobs) = mpsc::channel::<Ticket>(QUEUED_MAX);
-        let slots = Arc::new(Semaphore::new(in_flight_max));
-        runtime.spawn(async move {
+        let slots = Arc::new(Semaphore::new(self.in_flight_max));
+        self.runtime.spawn(async move {
             while let Some(ticket) = jobs.recv().await {
                 let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
                 tokio::spawn(async move {
@@ -72,25 +124,7 @@ impl Bridge {
                 });
             }
         });
-        Self { queue }
-    }
-
-    /// Hands a job over without ever blocking.
-    pub fn fetch(&self, job: FetchJob) -> std::result::Result<(), Rejected> {
-        match self.queue.try_reserve() {
-            Ok(place) => {
-                place.send(Ticket::new(job));
-                Ok(())
-            }
-            Err(mpsc::error::TrySendError::Full(())) => Err(Rejected {
-                job: Box::new(job),
-                error: Error::Busy { what: "fetches from under-stores", limit: QUEUED_MAX },
-            }),
-            Err(mpsc::error::TrySendError::Closed(())) => {
-                let error = Error::Cancelled { path: job.path.to_string() };
-                Err(Rejected { job: Box::new(job), error })
-            }
-        }
+        queue
     }
 }
 

@@ -237,6 +237,16 @@ pub enum Error {
         /// The bound.
         seconds: u64,
     },
+    /// The file system of a mounted folder gives no answer.
+    #[error(
+        "no answer came from {target} for {seconds} s; see whether the server of this file system is up, then try again"
+    )]
+    Away {
+        /// What was asked about: the folder's URI, and the path below it.
+        target: String,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// A staged write outlived the time in which it may be published.
     #[error("{path}: was sealed too long ago to be published safely; seal it again")]
     Expired {
@@ -379,7 +389,7 @@ impl Error {
             Self::ReadOnly { .. } => ErrorClass::ReadOnly,
             Self::NoSpace { .. } => ErrorClass::NoSpace,
             Self::Busy { .. } => ErrorClass::Busy,
-            Self::TimedOut { .. } => ErrorClass::TimedOut,
+            Self::TimedOut { .. } | Self::Away { .. } => ErrorClass::TimedOut,
             Self::Unreachable { .. } | Self::Cancelled { .. } => ErrorClass::Unavailable,
             Self::WrongLength { .. } | Self::BadRecord { .. } | Self::Io { .. } | Self::Store { .. } => {
                 ErrorClass::UnderStore
@@ -393,6 +403,7 @@ impl Error {
             self,
             Self::Unreachable { .. }
                 | Self::TimedOut { .. }
+                | Self::Away { .. }
                 | Self::Busy { .. }
                 | Self::WrongLength { .. }
                 | Self::Store { .. }

@@ -49,7 +49,7 @@ pub use s3::S3Store;
 pub use secret::{Secret, redact};
 pub use staged::{FileId, PARTS_MAX, Part, Remnant, Settled, Staged, StagedBody, StagedRecord, Swept};
 pub use store::{
-    Capabilities, Compares, Condition, Depth, Entry, Kind, Landing, LocalReads, PAGE_ENTRIES_MAX, Page, Pages, Refusal,
-    Stat, TOKEN_BYTES_MAX, UnderStore, VersionToken,
+    Capabilities, Compares, Condition, Depth, Entry, Glance, Kind, Landing, LocalReads, PAGE_ENTRIES_MAX, Page, Pages,
+    Refusal, Stat, TOKEN_BYTES_MAX, UnderStore, VersionToken,
 };
 pub use traffic::{Traffic, TrafficTotals};

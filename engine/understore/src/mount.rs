@@ -70,7 +70,7 @@ const REGISTRY: &[System] = &[
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];
 
-/// Opens a store. Nothing is sent yet: call [`UnderStore::check`] next, which finds within seconds whether it works.
+/// Opens a store. Nothing is asked of it yet: call [`UnderStore::check`] next, which finds within seconds whether it works.
 /// Must be called inside a tokio runtime where the store is a network one.
 pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
     let scheme = if spec.uri.starts_with('/') { "file" } else { scheme_of(spec)? };
@@ -118,7 +118,7 @@ fn open_local(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
             advice: "folders take no options".into(),
         });
     }
-    Ok(Arc::new(LocalStore::open(PathBuf::from(folder))?))
+    Ok(Arc::new(LocalStore::new(PathBuf::from(folder))?))
 }
 
 /// The known name within two edits of `name`, for "did you mean".
@@ -159,10 +159,16 @@ mod tests {
             assert!(matches!(open(&MountSpec::new(bad)), Err(Error::InvalidUri { .. })), "{bad}");
         }
         assert!(open(&MountSpec::new("file:///")).is_ok());
-        assert!(matches!(open(&MountSpec::new("/no/such/folder")), Err(Error::MissingFolder { .. })));
-        assert!(matches!(open(&MountSpec::new("/proc/version")), Err(Error::NotAFolder { .. })));
         let odd = MountSpec::new("/").option("aws_region", "x");
         assert!(matches!(open(&odd), Err(Error::UnknownOption { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_cannot_be_opened_is_found_by_the_check() {
+        let check = async |folder: &str| open(&MountSpec::new(folder)).unwrap().check().await;
+        assert!(matches!(check("/no/such/folder").await, Err(Error::MissingFolder { .. })));
+        assert!(matches!(check("/proc/version").await, Err(Error::NotAFolder { .. })));
+        check("/").await.unwrap();
     }
 
     #[test]

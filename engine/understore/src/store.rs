@@ -157,7 +157,7 @@ pub struct Capabilities {
     pub real_directories: bool,
     /// Whether other processes may upload parts of a staged write ([`UnderStore::put_part`]).
     pub shared_upload: bool,
-    /// Whether [`UnderStore::local`] gives descriptors.
+    /// Whether [`UnderStore::local`] may give descriptors.
     pub descriptors: bool,
     /// Whether names may hold ASCII control characters.
     pub control_characters: bool,
@@ -248,23 +248,38 @@ pub trait UnderStore: Send + Sync + fmt::Debug {
     /// Finds remains of writes and removes those that `dead` says nobody knows any more.
     async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept>;
 
-    /// Descriptors and stats without a thread hop, where the store is a local file system.
+    /// Descriptors and stats without a thread hop, where the store is a file system that answers at once: one on this
+    /// machine, and not one whose server may be slow or away. `None` also until a first call has found out.
     fn local(&self) -> Option<&dyn LocalReads> {
         None
     }
 }
 
-/// What only a local file system can give: descriptors for the engine's ring, and stats on the calling thread.
-/// These calls block for the time of a system call on the mounted file system.
+/// What a look on the calling thread saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Glance {
+    /// A file or directory.
+    Found(Stat),
+    /// Nothing is there.
+    Nothing,
+    /// The path leads into another file system than the mount's own, which may be slow or away: ask [`UnderStore::stat`].
+    Elsewhere,
+}
+
+/// What only a near file system can give: descriptors for the engine's ring, and stats on the calling thread. Calls
+/// block for the time of a system call, and never leave the file system of the mounted folder.
+#[async_trait]
 pub trait LocalReads: Send + Sync {
     /// What is at a path, now, on this thread.
-    fn stat_now(&self, path: &StorePath) -> Result<Stat>;
+    fn stat_now(&self, path: &StorePath) -> Result<Glance>;
 
-    /// A directory, open for looking at names in it on this thread.
+    /// A directory, open for looking at names in it on this thread. One in another file system is said to escape the
+    /// mount; [`UnderStore::stat`] knows better.
     fn directory_now(&self, path: &StorePath) -> Result<LocalDirectory>;
 
-    /// A read-only descriptor of exactly this version.
-    fn open_local(&self, path: &StorePath, token: &VersionToken) -> Result<OwnedFd>;
+    /// A read-only descriptor of exactly this version; `None` if the file lies in another file system, and is to be read
+    /// by [`UnderStore::read`].
+    async fn open_local(&self, path: &StorePath, token: &VersionToken) -> Result<Option<OwnedFd>>;
 
     /// Whether the descriptor still shows this version; asked after reading, before the bytes are believed.
     fn check_local(&self, path: &StorePath, fd: &OwnedFd, token: &VersionToken) -> Result<()>;

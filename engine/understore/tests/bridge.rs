@@ -124,6 +124,29 @@ fn bounds_are_kept_and_past_them_the_job_comes_back() {
     assert!(matches!(bridge.fetch(job).unwrap_err().error, Error::Cancelled { .. }));
 }
 
+/// A store whose server was away took every place there was, and files of all other mounts waited with its own.
+#[test]
+fn a_store_that_is_away_keeps_nobody_from_another() {
+    let runtime = Runtime::new().unwrap();
+    let (store, path, token) = runtime.block_on(with_file(b"content"));
+    let away: Arc<dyn UnderStore> =
+        Arc::new(FaultyStore::new(Arc::clone(&store), |_, _| Fault::Delay(Duration::from_secs(3600))));
+    let bridge = Bridge::new(runtime.handle(), 1);
+    let hand_over = |_| {
+        let (job, told) = job(&away, &path, &token, 7);
+        bridge.fetch(job).unwrap();
+        told
+    };
+    let waiting: Vec<_> = (0..QUEUED_MAX / 2).map(hand_over).collect();
+    let (job, told) = job(&store, &path, &token, 7);
+    bridge.fetch(job).unwrap();
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Event::Dropped(bytes)) if bytes == b"content"));
+    assert!(matches!(told.recv_timeout(PATIENCE), Ok(Event::Done(Ok(())))));
+    assert!(waiting.iter().all(|told| told.try_recv().is_err()));
+    // Each is answered, and to somebody, when the runtime ends.
+    drop(runtime);
+}
+
 #[test]
 fn a_landing_that_panics_is_still_answered_and_frees_its_slot() {
     let runtime = Runtime::new().unwrap();

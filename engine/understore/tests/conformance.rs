@@ -29,7 +29,7 @@ async fn memory() {
 #[tokio::test(flavor = "multi_thread")]
 async fn folder() {
     let folder = tempfile::tempdir().unwrap();
-    let store = LocalStore::open(folder.path().to_owned()).unwrap();
+    let store = LocalStore::new(folder.path().to_owned()).unwrap();
     hold(Arc::new(store), &["shared_upload", "one_replacer_wins"]).await;
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let hidden: Vec<_> = left.iter().filter(|name| name.to_string_lossy().starts_with('.')).collect();

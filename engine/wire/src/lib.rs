@@ -9,6 +9,7 @@
 //! | `frame` | the 32-byte prelude, its bounds and its checksum |
 //! | `codec` | messages to frames, bytes to frames; sans-I/O |
 //! | `status` | classes of failure, exit codes |
+//! | `greetings` | who has not said hello yet |
 //! | `token`, `capability` | who may connect, who may read or write a file |
 //! | `ring` | live workers and weighted rendezvous placement |
 //! | `data` | messages between a client and a shard |
@@ -24,6 +25,7 @@ mod cluster;
 mod codec;
 mod data;
 mod frame;
+mod greetings;
 mod hex;
 mod ids;
 mod meta;
@@ -48,6 +50,7 @@ pub use frame::{
     FRAME_BYTES_MAX, Flags, FrameError, HEADER_ALIGN, HEADER_BYTES_MAX, HELLO_FRAME_BYTES_MAX, Kind, MAGIC,
     PAYLOAD_BYTES_MAX, PRELUDE_BYTES, PROTOCOL_VERSION, Prelude,
 };
+pub use greetings::{Greeting, Greetings};
 pub use ids::{BlockId, ClientId, ClusterId, Epoch, FileKey, Handle, Incarnation, MountId, Place, Serial, WorkerId};
 pub use meta::{
     Batch, BatchReply, ClusterInfo, Created, EntryKind, FileInfo, LIST_PAGE_ENTRIES_MAX, List, ListPage, MountInfo,

@@ -70,6 +70,9 @@ pub enum Status {
     CrossMount = 29,
     /// A defect of Citius.
     Internal = 30,
+    /// The log of this master stopped at an error of its disk, and a person must restart it. Asking the same master again
+    /// is in vain; whether a change that was under way happened shows after the restart.
+    LogStopped = 31,
 }
 
 /// Exit codes of the command line; one meaning each, for scripts.
@@ -108,7 +111,7 @@ impl Status {
             | Self::CapabilityExpired
             | Self::EscapesMount
             | Self::ReadOnly => ExitCode::Denied,
-            Self::Unavailable | Self::TimedOut | Self::Busy | Self::NotLeader | Self::WrongEpoch => {
+            Self::Unavailable | Self::TimedOut | Self::Busy | Self::NotLeader | Self::WrongEpoch | Self::LogStopped => {
                 ExitCode::Unavailable
             }
             Self::DataLost | Self::Corrupt => ExitCode::Integrity,

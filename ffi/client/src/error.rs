@@ -108,7 +108,9 @@ impl Error {
             Status::Unsupported => io::ErrorKind::Unsupported,
             Status::CrossMount => io::ErrorKind::CrossesDevices,
             Status::TimedOut => io::ErrorKind::TimedOut,
-            Status::Unavailable | Status::NotLeader | Status::WrongEpoch => io::ErrorKind::NotConnected,
+            Status::Unavailable | Status::NotLeader | Status::WrongEpoch | Status::LogStopped => {
+                io::ErrorKind::NotConnected
+            }
             Status::DataLost | Status::Corrupt | Status::Protocol => io::ErrorKind::InvalidData,
             _ => io::ErrorKind::Other,
         }

@@ -2,12 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod away;
 mod bad_input;
 mod bucket;
 mod cluster;
 mod crash;
 mod everyday;
 mod first_minutes;
+mod full_disk;
 mod large;
 mod s3;
 mod semantics;

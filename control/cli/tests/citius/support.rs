@@ -21,11 +21,26 @@ pub(crate) fn citius() -> Command {
     command
 }
 
+/// The same command, in a process that is not ended by a write past its limits: the write fails, as on a full disk.
+fn limited(command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\""]).arg(command.get_program()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// A serving process with its home.
 pub(crate) struct Process {
     pub(crate) home: PathBuf,
     arguments: Vec<String>,
     environment: Vec<(&'static str, &'static str)>,
+    /// Whether a write past the limit of file sizes is an error, and not the end of the process.
+    is_limited: bool,
     child: Option<Child>,
     log: PathBuf,
     /// Kept until the process has ended.
@@ -45,26 +60,41 @@ impl Process {
         Self::start_in(&[], arguments)
     }
 
+    /// As [`Process::local`], for a test that limits the sizes of its files while it runs.
+    pub(crate) fn local_limited() -> Self {
+        let arguments = ["local", "--listen", "127.0.0.1:0", "--memory", MEMORY, "--shards", "1"];
+        let mut process = Self::prepare(&[], &arguments);
+        process.is_limited = true;
+        process.restart();
+        process
+    }
+
     /// As [`Process::start`], with more in its environment.
     pub(crate) fn start_in(environment: &[(&'static str, &'static str)], arguments: &[&str]) -> Self {
+        let mut process = Self::prepare(environment, arguments);
+        process.restart();
+        process
+    }
+
+    fn prepare(environment: &[(&'static str, &'static str)], arguments: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let mut process = Self {
+        Self {
             home: dir.path().join("home"),
             arguments: arguments.iter().map(|&argument| argument.to_owned()).collect(),
             environment: environment.to_vec(),
+            is_limited: false,
             child: None,
             log: dir.path().join("log"),
             dir: Some(dir),
-        };
-        process.restart();
-        process
+        }
     }
 
     /// Starts it again in the same home, with the same arguments; waits until it is ready.
     pub(crate) fn restart(&mut self) {
         assert!(self.child.is_none(), "it runs");
         let log = std::fs::File::options().create(true).append(true).open(&self.log).unwrap();
-        let child = citius()
+        let mut command = if self.is_limited { limited(&citius()) } else { citius() };
+        let child = command
             .args(&self.arguments)
             .envs(self.environment.iter().copied())
             .arg("--home")

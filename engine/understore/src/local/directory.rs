@@ -4,15 +4,15 @@
 use std::{os::fd::OwnedFd, sync::Arc};
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags},
+    fs::{self, FileType, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
 
 use super::{
     Inner,
-    root::{io_error, is_reserved, to_stat},
+    root::{BENEATH, io_error, is_reserved, to_stat},
 };
-use crate::{Error, PATH_BYTES_MAX, Result, Stat, StorePath, path::check_component};
+use crate::{Glance, PATH_BYTES_MAX, Result, StorePath, path::check_component};
 
 /// An open directory.
 #[derive(Debug)]
@@ -27,40 +27,36 @@ pub struct LocalDirectory {
 impl LocalDirectory {
     pub(super) fn open(inner: &Arc<Inner>, path: &StorePath) -> Result<Self> {
         inner.traffic.count_request();
-        let fd = inner.root.open_beneath(path, OFlags::PATH | OFlags::DIRECTORY, Mode::empty())?;
-        let may_be_known = inner.known.may_know(inner.root.dir(), &fd);
+        let fd = inner.root().open_near(path, OFlags::PATH | OFlags::DIRECTORY)?;
+        let may_be_known = inner.known.may_know(inner.root().dir(), &fd);
         Ok(Self { inner: Arc::clone(inner), path: path.clone(), fd, may_be_known })
     }
 
-    /// What is at a name in the directory, now, on this thread; `None` if nothing is. It is what
-    /// [`crate::LocalReads::stat_now`] says of the whole path, as long as the directory keeps its own.
-    pub fn stat_now(&self, name: &str) -> Result<Option<Stat>> {
+    /// What is at a name in the directory, now, on this thread. It is what [`crate::LocalReads::stat_now`] says of the
+    /// whole path, as long as the directory keeps its own.
+    pub fn stat_now(&self, name: &str) -> Result<Glance> {
         let path = || self.path.join(name);
         // The kernel takes no path of the full length, though it would take its last name; and our own names are refused.
         let is_long = self.path.as_str().len() + "/".len() + name.len() >= PATH_BYTES_MAX;
         if check_component(name).is_err() || is_long || is_reserved(name) {
-            return some(self.inner.root.stat(&path()?));
+            return self.inner.root().glance(&path()?);
         }
         self.inner.traffic.count_request();
         if self.may_be_known && self.inner.known.lack(&self.fd, name) {
-            return Ok(None);
+            return Ok(Glance::Nothing);
         }
-        match fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+        // Not `fstatat`: it would look at what is mounted at the name, which may be away.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let looked = fs::openat2(&self.fd, name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV);
+        match looked.and_then(fs::fstat) {
             // A link may point anywhere beneath the mount, so it is resolved from the root.
             Ok(stat) if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink => {
-                some(self.inner.root.stat(&path()?))
+                self.inner.root().glance(&path()?)
             }
-            Ok(stat) => to_stat(path()?.as_str(), &stat).map(Some),
-            Err(Errno::NOENT) => Ok(None),
+            Ok(stat) => to_stat(path()?.as_str(), &stat).map(Glance::Found),
+            Err(Errno::NOENT) => Ok(Glance::Nothing),
+            Err(Errno::XDEV | Errno::AGAIN) => Ok(Glance::Elsewhere),
             Err(errno) => Err(io_error(path()?.as_str(), "stat", errno)),
         }
-    }
-}
-
-fn some(answer: Result<Stat>) -> Result<Option<Stat>> {
-    match answer {
-        Ok(stat) => Ok(Some(stat)),
-        Err(Error::NotFound { .. }) => Ok(None),
-        Err(error) => Err(error),
     }
 }

@@ -8,7 +8,7 @@
 //! What is relied on, and where it would not hold:
 //! - *Whoever makes, removes or renames an entry changes the directory's ctime before anybody can see the change, and
 //!   under the lock that reading its names takes.* So it is where the kernel of this machine makes every change itself:
-//!   see [`is_kept_by_this_kernel`]. Only the file system of the mount's root is trusted, which is asked once.
+//!   see `near.rs`. Only the file system of the mount's root is trusted, which is asked once.
 //! - *A later change has a later ctime.* File systems stamp with the kernel's coarse clock, which stands still for a tick
 //!   of up to 10 ms. So names are read only once that same clock is [`SETTLED_NS`] past the ctime: whatever changes the
 //!   directory after that is stamped later. A ctime in the future is never trusted, nor one of whole seconds, as
@@ -29,10 +29,12 @@ use std::{
 
 use parking_lot::Mutex;
 use rustix::{
-    fs::{self, AtFlags, FsWord, Mode, OFlags, RawDir, ResolveFlags, StatxAttributes, StatxFlags},
+    fs::{self, AtFlags, Mode, OFlags, RawDir, StatxAttributes, StatxFlags},
     io::Errno,
     time::{ClockId, Timespec, clock_gettime},
 };
+
+use super::{near::is_kept_by_this_kernel, root::BENEATH};
 
 /// Directories of one mount; the one longest not asked about goes.
 const DIRECTORIES_MAX: usize = 64;
@@ -48,7 +50,7 @@ const READ_BUFFER_BYTES: usize = 8 << 10;
 #[derive(Debug)]
 pub(super) struct KnownNames {
     /// The device of the mount's root, if its file system is one to be trusted; asked for when a directory is first
-    /// opened, for a file system that is away makes who asks it wait.
+    /// opened.
     device: OnceLock<Option<u64>>,
     /// The one asked about last comes first.
     directories: Mutex<Vec<Directory>>,
@@ -95,8 +97,8 @@ impl KnownNames {
         Self { device: OnceLock::new(), directories: Mutex::default(), questions_min, settled_ns }
     }
 
-    /// Whether anything can ever be known of an open directory below this root. It asks the file system, also on a
-    /// network; [`Self::lack`] must not be called of other directories.
+    /// Whether anything can ever be known of an open directory below this root; [`Self::lack`] must not be called of
+    /// other directories.
     pub(super) fn may_know(&self, root: &OwnedFd, dir: &OwnedFd) -> bool {
         let device = self.device.get_or_init(|| {
             let is_kept = fs::fstatfs(root).is_ok_and(|statfs| is_kept_by_this_kernel(statfs.f_type));
@@ -177,24 +179,11 @@ impl Version {
     }
 }
 
-/// Whether the kernel of this machine itself makes every change in a file system of this kind, and stamps the directory
-/// with its own clock: others hear of changes elsewhere only after a while (NFS), or are told what another program
-/// cares to tell (FUSE), or show what lies in other file systems (overlayfs).
-fn is_kept_by_this_kernel(magic: FsWord) -> bool {
-    const EXT: FsWord = 0xef53;
-    const XFS: FsWord = 0x5846_5342;
-    const BTRFS: FsWord = 0x9123_683e;
-    const F2FS: FsWord = 0xf2f5_2010;
-    const TMPFS: FsWord = 0x0102_1994;
-    matches!(magic, EXT | XFS | BTRFS | F2FS | TMPFS)
-}
-
 /// All names of a version that is settled; `None` if they are too many, cannot be relied on, or are another version's.
 fn read(dir: &OwnedFd, version: Version) -> Option<HashSet<Box<[u8]>>> {
     // What is only a place cannot be read; `.` is the same directory, whatever is mounted or renamed meanwhile.
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
-    let list = fs::openat2(dir, ".", flags, Mode::empty(), resolve).ok()?;
+    let list = fs::openat2(dir, ".", flags, Mode::empty(), BENEATH).ok()?;
     let statx = fs::statx(&list, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS).ok()?;
     if statx.stx_attributes.contains(StatxAttributes::ENCRYPTED) {
         return None;
@@ -495,7 +484,5 @@ mod tests {
         let proc = open(Path::new("/proc"));
         assert!(!KnownNames::default().may_know(&proc, &proc), "no file system of its kind");
         assert!(!KnownNames::default().may_know(&dir, &proc), "another than the root's");
-        let (nfs, fuse, overlay, plan9, smb) = (0x6969, 0x6573_5546, 0x794c_7630, 0x0102_1997, 0xfe53_4d42);
-        assert!([nfs, fuse, overlay, plan9, smb].into_iter().all(|magic| !is_kept_by_this_kernel(magic)));
     }
 }

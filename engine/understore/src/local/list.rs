@@ -22,6 +22,7 @@ use rustix::{
 
 use super::{
     Inner,
+    calls::Call,
     root::{describe, io_error, is_reserved, to_stat},
 };
 use crate::{
@@ -111,7 +112,7 @@ impl Names {
             return to_stat(name, &stat);
         }
         // A link may point anywhere beneath the mount, so it is resolved from the root.
-        let stat = match inner.root.look(&dir.join(name)?) {
+        let stat = match inner.root().look(&dir.join(name)?) {
             Err(Error::NotFound { path }) => return Err(Error::NotAFile { path, what: describe(FileType::Symlink) }),
             other => other?,
         };
@@ -126,7 +127,7 @@ impl Names {
 /// Folders on the way that are gone by now are left out: nothing leads back to them.
 fn way_to(inner: &Inner, dir: &StorePath) -> Vec<(u64, u64)> {
     let folders = std::iter::successors(Some(dir.clone()), StorePath::parent);
-    let looks = folders.filter_map(|folder| inner.root.look(&folder).ok());
+    let looks = folders.filter_map(|folder| inner.root().look(&folder).ok());
     looks.map(|stat| (stat.st_dev, stat.st_ino)).collect()
 }
 
@@ -143,20 +144,19 @@ pub(super) fn pages(inner: Arc<Inner>, dir: StorePath) -> Pages {
             None => {
                 inner.traffic.count_request();
                 let path = dir.clone();
-                inner
-                    .blocking(move |inner| {
-                        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-                        let fd = inner.root.open_beneath(&path, flags, Mode::empty())?;
-                        Names::read(fd, path.as_str()).map(Arc::new)
-                    })
-                    .await?
+                let read = move |inner: &Arc<Inner>| {
+                    let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+                    let fd = inner.root().open_beneath(&path, flags, Mode::empty())?;
+                    Names::read(fd, path.as_str()).map(Arc::new)
+                };
+                inner.blocking(Call::Work, dir.as_str(), read).await?
             }
         };
         if from >= names.spans.len() {
             return Ok(None);
         }
         let (at, shared) = (dir.clone(), Arc::clone(&names));
-        let page = inner.blocking(move |inner| shared.page(inner, &at, from)).await?;
+        let page = inner.blocking(Call::Work, dir.as_str(), move |inner| shared.page(inner, &at, from)).await?;
         Ok(Some((page, (inner, dir, Some(names), from + PAGE_ENTRIES_MAX))))
     })
     .boxed()

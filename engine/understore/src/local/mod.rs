@@ -4,15 +4,20 @@
 //! a rename, a chmod or a new hard link also makes a new version; where the kernel stamps times coarsely (before
 //! 6.13: 4 ms), a write in place of equal length within one tick of the last one is not seen.
 //!
-//! Calls that touch the disk run on tokio's blocking threads, at most [`BLOCKING_MAX`] for each mount. The engine
-//! reads through descriptors ([`LocalReads`]); [`UnderStore::read`] here is for everybody else.
+//! Calls that touch the file system run on tokio's blocking threads, bounded in number and time for each mount, for its
+//! server may be away; so even the folder is opened by the first call and not before. Where the file system is near, that
+//! is on this machine, it also answers on the calling thread, and the engine reads through descriptors ([`LocalReads`]);
+//! what lies in other file systems mounted below the folder is left to [`UnderStore::stat`] and [`UnderStore::read`].
 //!
+//! - `near.rs` tells which file systems are near; `calls.rs` bounds the calls to all of them.
 //! - `root.rs` resolves names beneath the folder; `directory.rs` looks at many names of one directory, and `known.rs`
 //!   knows which are not there; `list.rs` lists and deletes trees; `staging.rs` writes.
 
+mod calls;
 mod directory;
 mod known;
 mod list;
+mod near;
 mod root;
 mod staging;
 
@@ -21,7 +26,7 @@ use std::{
     ops::Range,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use async_trait::async_trait;
@@ -29,22 +34,20 @@ use rustix::{
     fs::{self, AtFlags, Mode},
     io::Errno,
 };
-use tokio::sync::Semaphore;
 
 pub use self::directory::LocalDirectory;
 use self::{
+    calls::{Call, Calls, NoAnswer, Patience},
     known::KnownNames,
     root::{Root, io_error, to_stat},
     staging::LocalStaged,
 };
 use crate::{
-    Capabilities, Condition, Depth, Error, FileId, Landing, LocalReads, Remnant, Result, Settled, Staged, StagedRecord,
-    Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
+    Capabilities, Condition, Depth, Error, FileId, Glance, Landing, LocalReads, Remnant, Result, Settled, Staged,
+    StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
     store::{Compares, Pages},
 };
 
-/// Blocking calls of one mount at once; the others wait without a thread.
-const BLOCKING_MAX: usize = 32;
 /// Bytes read by one blocking call.
 const READ_BYTES: usize = 1 << 20;
 
@@ -57,55 +60,74 @@ pub struct LocalStore {
 /// What blocking calls and listings share.
 #[derive(Debug)]
 struct Inner {
-    root: Root,
+    folder: PathBuf,
+    /// Opened by the first call.
+    root: OnceLock<Root>,
     uri: String,
     known: KnownNames,
     traffic: Traffic,
-    permits: Arc<Semaphore>,
+    calls: Calls,
 }
 
 impl Inner {
+    /// The open folder.
+    fn root(&self) -> &Root {
+        self.root.get().expect("every call opens the folder before it does anything")
+    }
+
+    /// Opens the folder if no call has done so yet. It asks the file system.
+    fn open_root(&self) -> Result<&Root> {
+        if let Some(root) = self.root.get() {
+            return Ok(root);
+        }
+        let root = Root::open(self.folder.clone())?;
+        Ok(self.root.get_or_init(|| root))
+    }
+
+    /// Runs a call about `path` on a blocking thread.
     async fn blocking<T: Send + 'static>(
         self: &Arc<Self>,
-        call: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
+        call: Call,
+        path: &str,
+        work: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.expect("the semaphore is never closed");
         let inner = Arc::clone(self);
-        let task = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            call(&inner)
-        });
-        match task.await {
-            Ok(result) => result,
-            Err(error) => match error.try_into_panic() {
-                Ok(panic) => std::panic::resume_unwind(panic),
-                Err(_) => Err(Error::Cancelled { path: self.uri.clone() }),
-            },
-        }
+        let made = self.calls.make(call, move || inner.open_root().and_then(|_| work(&inner)));
+        made.await.unwrap_or_else(|no_answer| match no_answer {
+            NoAnswer::Late(patience) => {
+                let target = if path.is_empty() { self.uri.clone() } else { format!("{}/{path}", self.uri) };
+                Err(Error::Away { target, seconds: patience.as_secs() })
+            }
+            NoAnswer::Ending => Err(Error::Cancelled { path: self.uri.clone() }),
+        })
     }
 }
 
 impl LocalStore {
-    /// Opens a folder by its absolute path.
-    pub fn open(folder: PathBuf) -> Result<Self> {
+    /// A folder by its absolute path. It is opened by the first call.
+    pub fn new(folder: PathBuf) -> Result<Self> {
+        Self::waiting_for(folder, Patience::default())
+    }
+
+    fn waiting_for(folder: PathBuf, patience: Patience) -> Result<Self> {
         let uri = format!("file://{}", folder.display());
         if !folder.is_absolute() {
             let reason = "the path is not absolute; write file:///path/to/folder".to_owned();
             return Err(Error::InvalidUri { uri, reason });
         }
-        let root = Root::open(folder)?;
-        let permits = Arc::new(Semaphore::new(BLOCKING_MAX));
-        let (known, traffic) = (KnownNames::default(), Traffic::default());
-        Ok(Self { inner: Arc::new(Inner { root, uri, known, traffic, permits }) })
+        let (known, traffic, calls) = (KnownNames::default(), Traffic::default(), Calls::new(patience));
+        Ok(Self { inner: Arc::new(Inner { folder, root: OnceLock::new(), uri, known, traffic, calls }) })
     }
 
     /// Runs a call of one operation on a blocking thread.
     async fn operation<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
+        call: Call,
+        path: &StorePath,
+        work: impl FnOnce(&Arc<Inner>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         self.inner.traffic.count_request();
-        self.inner.blocking(call).await
+        self.inner.blocking(call, path.as_str(), work).await
     }
 }
 
@@ -133,12 +155,12 @@ impl UnderStore for LocalStore {
     }
 
     async fn check(&self) -> Result<()> {
-        self.operation(|inner| inner.root.check()).await
+        self.operation(Call::Look, &StorePath::root(), |inner| inner.root().check()).await
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Stat> {
-        let path = path.clone();
-        self.operation(move |inner| inner.root.stat(&path)).await
+        let at = path.clone();
+        self.operation(Call::Look, path, move |inner| inner.root().stat(&at)).await
     }
 
     fn list(&self, dir: &StorePath) -> Pages {
@@ -153,70 +175,70 @@ impl UnderStore for LocalStore {
         landing: &mut dyn Landing,
     ) -> Result<()> {
         self.inner.traffic.count_content();
-        let (at, expected) = (path.clone(), token.clone());
-        let fd = self.operation(move |inner| open_version(inner, &at, &expected)).await?;
-        let file = Arc::new(File::from(fd));
-        let mut buffer = Vec::new();
-        let mut offset = range.start;
-        while offset < range.end {
+        let (at, expected, is_empty) = (path.clone(), token.clone(), range.is_empty());
+        // A file is closed where it is read: a server may be waited for then too.
+        let opened = self.operation(Call::Look, path, move |inner| {
+            let file = File::from(open_version(inner, &at, &expected)?);
+            Ok((!is_empty).then_some(file))
+        });
+        let (mut file, mut buffer, mut offset) = (opened.await?, Vec::new(), range.start);
+        while let Some(open) = file.take() {
             let want = usize::try_from(range.end - offset).unwrap_or(usize::MAX).min(READ_BYTES);
-            let (reader, at) = (Arc::clone(&file), path.clone());
             buffer.resize(want, 0);
-            let mut chunk = std::mem::take(&mut buffer);
+            let (mut chunk, range, at, expected) = (buffer, range.clone(), path.clone(), token.clone());
+            let read = self.inner.blocking(Call::Look, path.as_str(), move |_| {
+                let failed = |source| Error::Io { path: at.to_string(), operation: "read", source };
+                let got = open.read_at(&mut chunk, offset).map_err(failed)?;
+                if got == 0 {
+                    let (expected, got) = (range.end - range.start, offset - range.start);
+                    return Err(Error::WrongLength { path: at.to_string(), expected, got });
+                }
+                if offset + (got as u64) < range.end {
+                    return Ok((Some(open), chunk, got));
+                }
+                // A writer in place changes the file under its readers: the version is looked at again at the end.
+                check_version(&open, &at, &expected)?;
+                Ok((None, chunk, got))
+            });
             let got;
-            (chunk, got) = self
-                .inner
-                .blocking(move |_| {
-                    let got = reader.read_at(&mut chunk, offset);
-                    match got {
-                        Ok(got) => Ok((chunk, got)),
-                        Err(source) => Err(Error::Io { path: at.to_string(), operation: "read", source }),
-                    }
-                })
-                .await?;
-            if got == 0 {
-                let (expected, got) = (range.end - range.start, offset - range.start);
-                return Err(Error::WrongLength { path: path.to_string(), expected, got });
-            }
-            landing.land(offset, &chunk[..got]);
+            (file, buffer, got) = read.await?;
+            landing.land(offset, &buffer[..got]);
             self.inner.traffic.count_read(got as u64);
             offset += got as u64;
-            buffer = chunk;
         }
-        // A writer in place changes the file under its readers: the version is looked at again at the end.
-        check_version(&*file, path, token)
+        Ok(())
     }
 
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
-        let path = path.clone();
-        self.operation(move |inner| {
-            let parent = inner.root.open_parent(&path)?;
+        let at = path.clone();
+        self.operation(Call::Work, path, move |inner| {
+            let parent = inner.root().open_parent(&at)?;
             let mode = Mode::from_raw_mode(0o777);
-            fs::mkdirat(&parent, path.name(), mode).map_err(|errno| io_error(path.as_str(), "mkdir", errno))?;
-            fs::fsync(&parent).map_err(|errno| io_error(path.as_str(), "fsync", errno))
+            fs::mkdirat(&parent, at.name(), mode).map_err(|errno| io_error(at.as_str(), "mkdir", errno))?;
+            fs::fsync(&parent).map_err(|errno| io_error(at.as_str(), "fsync", errno))
         })
         .await
     }
 
     async fn delete_file(&self, path: &StorePath) -> Result<()> {
-        let path = path.clone();
-        self.operation(move |inner| {
-            let parent = inner.root.open_parent(&path)?;
-            let failed = |errno| io_error(path.as_str(), "delete", errno);
-            fs::unlinkat(&parent, path.name(), AtFlags::empty()).map_err(failed)?;
+        let at = path.clone();
+        self.operation(Call::Work, path, move |inner| {
+            let parent = inner.root().open_parent(&at)?;
+            let failed = |errno| io_error(at.as_str(), "delete", errno);
+            fs::unlinkat(&parent, at.name(), AtFlags::empty()).map_err(failed)?;
             fs::fsync(&parent).map_err(failed)
         })
         .await
     }
 
     async fn delete_dir(&self, path: &StorePath, depth: Depth) -> Result<()> {
-        let path = path.clone();
-        self.operation(move |inner| {
-            let parent = inner.root.open_parent(&path)?;
-            let failed = |errno| io_error(path.as_str(), "delete", errno);
-            match fs::unlinkat(&parent, path.name(), AtFlags::REMOVEDIR) {
+        let at = path.clone();
+        self.operation(Call::Work, path, move |inner| {
+            let parent = inner.root().open_parent(&at)?;
+            let failed = |errno| io_error(at.as_str(), "delete", errno);
+            match fs::unlinkat(&parent, at.name(), AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::EXIST) if depth == Depth::Recursive => {
-                    list::delete_tree(&parent, path.name(), path.as_str())?;
+                    list::delete_tree(&parent, at.name(), at.as_str())?;
                 }
                 other => other.map_err(failed)?,
             }
@@ -226,50 +248,60 @@ impl UnderStore for LocalStore {
     }
 
     async fn rename(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
-        let (from, to, condition) = (from.clone(), to.clone(), condition.clone());
-        self.operation(move |inner| rename(inner, &from, &to, &condition)).await
+        let (at, to, condition) = (from.clone(), to.clone(), condition.clone());
+        self.operation(Call::Work, from, move |inner| rename(inner, &at, &to, &condition)).await
     }
 
     async fn stage(&self, path: &StorePath, file_id: FileId, _len_hint: Option<u64>) -> Result<Box<dyn Staged>> {
-        let path = path.clone();
-        let staged = self.operation(move |inner| LocalStaged::create(inner, path, file_id)).await?;
+        let at = path.clone();
+        let staged = self.operation(Call::Work, path, move |inner| LocalStaged::create(inner, at, file_id)).await?;
         Ok(Box::new(staged))
     }
 
     async fn publish(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
-        let (record, condition) = (record.clone(), condition.clone());
-        self.inner.blocking(move |inner| staging::publish_record(inner, &record, &condition)).await
+        let (sealed, condition) = (record.clone(), condition.clone());
+        let publish = move |inner: &Arc<Inner>| staging::publish_record(inner, &sealed, &condition);
+        self.inner.blocking(Call::Work, record.path.as_str(), publish).await
     }
 
     async fn settle(&self, record: &StagedRecord) -> Result<Settled> {
-        let record = record.clone();
-        self.operation(move |inner| staging::settle(inner, &record)).await
+        let left = record.clone();
+        self.operation(Call::Look, &record.path, move |inner| staging::settle(inner, &left)).await
     }
 
     async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
-        // The predicate is borrowed, so it cannot move to another thread; a sweep is short and rare.
-        self.inner.traffic.count_request();
-        staging::sweep(&self.inner, dead)
+        let root = StorePath::root();
+        let remnants = self.operation(Call::Look, &root, |inner| staging::remnants(inner)).await?;
+        let seen = remnants.len() as u64;
+        let is_dead = |&(file_id, mtime_ms): &_| dead(&Remnant::Temp { file_id, mtime_ms });
+        let dead = remnants.into_iter().filter(is_dead).map(|(file_id, _)| file_id).collect();
+        let removed = self.operation(Call::Look, &root, |inner| staging::remove(inner, dead)).await?;
+        Ok(Swept { seen, removed })
     }
 
     fn local(&self) -> Option<&dyn LocalReads> {
-        Some(self)
+        self.inner.root.get().is_some_and(Root::is_near).then_some(self)
     }
 }
 
+#[async_trait]
 impl LocalReads for LocalStore {
-    fn stat_now(&self, path: &StorePath) -> Result<Stat> {
+    fn stat_now(&self, path: &StorePath) -> Result<Glance> {
         self.inner.traffic.count_request();
-        self.inner.root.stat(path)
+        self.inner.root().glance(path)
     }
 
     fn directory_now(&self, path: &StorePath) -> Result<LocalDirectory> {
         LocalDirectory::open(&self.inner, path)
     }
 
-    fn open_local(&self, path: &StorePath, token: &VersionToken) -> Result<OwnedFd> {
-        self.inner.traffic.count_request();
-        open_version(&self.inner, path, token)
+    async fn open_local(&self, path: &StorePath, token: &VersionToken) -> Result<Option<OwnedFd>> {
+        let (at, expected) = (path.clone(), token.clone());
+        self.operation(Call::Look, path, move |inner| {
+            let fd = open_version(inner, &at, &expected)?;
+            Ok(inner.root().shares_mount_with(&fd).then_some(fd))
+        })
+        .await
     }
 
     fn check_local(&self, path: &StorePath, fd: &OwnedFd, token: &VersionToken) -> Result<()> {
@@ -278,7 +310,7 @@ impl LocalReads for LocalStore {
 }
 
 fn open_version(inner: &Inner, path: &StorePath, token: &VersionToken) -> Result<OwnedFd> {
-    let (fd, stat) = inner.root.open_file(path)?;
+    let (fd, stat) = inner.root().open_file(path)?;
     if stat.token == *token { Ok(fd) } else { Err(Error::VersionChanged { path: path.to_string() }) }
 }
 
@@ -296,12 +328,12 @@ fn rename(inner: &Inner, from: &StorePath, to: &StorePath, condition: &Condition
         let reason = "a directory cannot be moved into itself".to_owned();
         return Err(Error::Unnameable { path: to.to_string(), reason });
     }
-    let from_dir = inner.root.open_parent(from)?;
-    let to_dir = inner.root.open_parent(to)?;
+    let from_dir = inner.root().open_parent(from)?;
+    let to_dir = inner.root().open_parent(to)?;
     let stat = fs::statat(&from_dir, from.name(), AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|errno| io_error(from.as_str(), "stat", errno))?;
     if from == to {
-        return inner.root.stat(to);
+        return inner.root().stat(to);
     }
     let is_dir = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::Directory;
     // The kernel would let a directory replace an empty one; no other store can promise that.
@@ -310,7 +342,7 @@ fn rename(inner: &Inner, from: &StorePath, to: &StorePath, condition: &Condition
     for dir in [&to_dir, &from_dir] {
         fs::fsync(dir).map_err(|errno| io_error(to.as_str(), "fsync", errno))?;
     }
-    inner.root.stat(to)
+    inner.root().stat(to)
 }
 
 #[cfg(test)]

@@ -14,10 +14,13 @@ use rustix::{
     io::Errno,
 };
 
-use crate::{Error, Result, Stat, StorePath, VersionToken, store::Kind};
+use super::near;
+use crate::{Error, Glance, Result, Stat, StorePath, VersionToken, store::Kind};
 
 /// The kernel answers EAGAIN when a rename races with the resolution; it is tried again this often.
 const RESOLVE_ATTEMPTS_MAX: usize = 64;
+/// Nothing outside the folder, by whatever name.
+pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
 /// The folder of our temporaries in the mount's root, and the start of their names elsewhere. Both are hidden.
 pub(super) const STAGING: &str = ".citius-staging";
 
@@ -26,6 +29,7 @@ pub(super) const STAGING: &str = ".citius-staging";
 pub(super) struct Root {
     dir: OwnedFd,
     shown: PathBuf,
+    is_near: bool,
 }
 
 impl Root {
@@ -34,7 +38,10 @@ impl Root {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let path = || folder.display().to_string();
         match fs::open(&folder, flags, Mode::empty()) {
-            Ok(dir) => Ok(Self { dir, shown: folder }),
+            Ok(dir) => {
+                let is_near = fs::fstatfs(&dir).is_ok_and(|statfs| near::answers_at_once(statfs.f_type));
+                Ok(Self { dir, shown: folder, is_near })
+            }
             Err(Errno::NOENT) => Err(Error::MissingFolder { path: path() }),
             Err(Errno::NOTDIR) => Err(Error::NotAFolder { path: path() }),
             Err(errno) => Err(io_error(&path(), "open", errno)),
@@ -58,17 +65,47 @@ impl Root {
 
     /// Opens a path beneath the folder.
     pub(super) fn open_beneath(&self, path: &StorePath, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
+        self.open_with(path, |name| self.resolve(name, flags, mode))
+    }
+
+    fn open_with(&self, path: &StorePath, resolve: impl Fn(&str) -> Result<OwnedFd, Errno>) -> Result<OwnedFd> {
         if path.as_str().split('/').any(is_reserved) {
             let reason = format!("names that begin with {STAGING} are kept for Citius' temporaries");
             return Err(Error::Unnameable { path: path.to_string(), reason });
         }
         let name = if path.is_root() { "." } else { path.as_str() };
-        self.resolve(name, flags, mode).map_err(|errno| io_error(path.as_str(), "open", errno))
+        resolve(name).map_err(|errno| io_error(path.as_str(), "open", errno))
+    }
+
+    /// Whether the folder lies in a file system that answers at once.
+    pub(super) fn is_near(&self) -> bool {
+        self.is_near
+    }
+
+    /// What is at a path, seen without leaving the folder's own file system: another one that is mounted below it may be
+    /// slow or away.
+    pub(super) fn glance(&self, path: &StorePath) -> Result<Glance> {
+        let stat = match self.open_near(path, OFlags::PATH) {
+            Ok(fd) => fs::fstat(&fd).map_err(|errno| io_error(path.as_str(), "stat", errno))?,
+            Err(Error::NotFound { .. } | Error::NotADirectory { .. }) => return Ok(Glance::Nothing),
+            // A link that leads out of the mount looks the same from here, and is told apart where there is time.
+            Err(Error::EscapesMount { .. }) => return Ok(Glance::Elsewhere),
+            Err(other) => return Err(other),
+        };
+        to_stat(path.as_str(), &stat).map(Glance::Found)
+    }
+
+    /// Opens a path in the folder's own file system; one that leads into another is said to escape the mount.
+    pub(super) fn open_near(&self, path: &StorePath, flags: OFlags) -> Result<OwnedFd> {
+        self.open_with(path, |name| self.resolve_as(name, flags, Mode::empty(), BENEATH | ResolveFlags::NO_XDEV))
     }
 
     /// Opens a name that may be one of our temporaries.
     pub(super) fn resolve(&self, name: &str, flags: OFlags, mode: Mode) -> Result<OwnedFd, Errno> {
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        self.resolve_as(name, flags, mode, BENEATH)
+    }
+
+    fn resolve_as(&self, name: &str, flags: OFlags, mode: Mode, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
         for _ in 0..RESOLVE_ATTEMPTS_MAX {
             match fs::openat2(&self.dir, name, flags | OFlags::CLOEXEC, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) => {}

@@ -22,13 +22,11 @@ use rustix::{
 
 use super::{
     Inner,
+    calls::Call,
     list::Names,
     root::{STAGING, io_error, to_stat},
 };
-use crate::{
-    Condition, Error, FileId, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
-    VersionToken,
-};
+use crate::{Condition, Error, FileId, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, VersionToken};
 
 /// Bytes held before they are written, so that small writes do not each pay for a change of thread.
 const HELD_BYTES_MAX: usize = 1 << 20;
@@ -56,6 +54,8 @@ pub(super) struct LocalStaged {
     file_id: FileId,
     temp: String,
     file: Arc<File>,
+    /// Whether the temporary lies in a file system that answers at once.
+    is_near: bool,
     held: Vec<Bytes>,
     held_bytes: usize,
     len: u64,
@@ -65,11 +65,11 @@ pub(super) struct LocalStaged {
 impl LocalStaged {
     /// Creates the temporary; the target's directory must exist.
     pub(super) fn create(inner: &Arc<Inner>, path: StorePath, file_id: FileId) -> Result<Self> {
-        let parent = inner.root.open_parent(&path)?;
-        if inner.root.stat(&path).is_ok_and(|stat| !stat.is_file()) {
+        let parent = inner.root().open_parent(&path)?;
+        if inner.root().stat(&path).is_ok_and(|stat| !stat.is_file()) {
             return Err(Error::IsADirectory { path: path.to_string() });
         }
-        let in_root = inner.root.shares_mount_with(&parent);
+        let in_root = inner.root().shares_mount_with(&parent);
         let temp = if in_root { name_in_root(file_id) } else { name_beside(&path, file_id) };
         let file = create_temp(inner, &temp, in_root).map_err(|errno| io_error(path.as_str(), "create", errno))?;
         let file = Arc::new(File::from(file));
@@ -79,6 +79,7 @@ impl LocalStaged {
             file_id,
             temp,
             file,
+            is_near: in_root && inner.root().is_near(),
             held: Vec::new(),
             held_bytes: 0,
             len: 0,
@@ -91,16 +92,15 @@ impl LocalStaged {
         let mut at = self.len - self.held_bytes as u64;
         self.held_bytes = 0;
         let (file, path) = (Arc::clone(&self.file), self.path.clone());
-        self.inner
-            .blocking(move |inner| {
-                for bytes in held {
-                    file.write_all_at(&bytes, at).map_err(|error| write_error(&path, error))?;
-                    at += bytes.len() as u64;
-                    inner.traffic.count_written(bytes.len() as u64);
-                }
-                Ok(())
-            })
-            .await
+        let write = move |inner: &Arc<Inner>| {
+            for bytes in held {
+                file.write_all_at(&bytes, at).map_err(|error| write_error(&path, error))?;
+                at += bytes.len() as u64;
+                inner.traffic.count_written(bytes.len() as u64);
+            }
+            Ok(())
+        };
+        self.inner.blocking(Call::Work, self.path.as_str(), write).await
     }
 }
 
@@ -124,18 +124,16 @@ impl Staged for LocalStaged {
         }
         self.flush().await?;
         let (file, path, len) = (Arc::clone(&self.file), self.path.clone(), self.len);
-        let (inode, mtime_ns) = self
-            .inner
-            .blocking(move |_| {
-                file.sync_all().map_err(|error| write_error(&path, error))?;
-                let stat = fs::fstat(&*file).map_err(|errno| io_error(path.as_str(), "stat", errno))?;
-                if stat.st_size as u64 != len {
-                    let got = stat.st_size as u64;
-                    return Err(Error::WrongLength { path: path.to_string(), expected: len, got });
-                }
-                Ok((stat.st_ino, mtime_ns(&stat)))
-            })
-            .await?;
+        let sync = move |_: &Arc<Inner>| {
+            file.sync_all().map_err(|error| write_error(&path, error))?;
+            let stat = fs::fstat(&*file).map_err(|errno| io_error(path.as_str(), "stat", errno))?;
+            if stat.st_size as u64 != len {
+                let got = stat.st_size as u64;
+                return Err(Error::WrongLength { path: path.to_string(), expected: len, got });
+            }
+            Ok((stat.st_ino, mtime_ns(&stat)))
+        };
+        let (inode, mtime_ns) = self.inner.blocking(Call::Work, self.path.as_str(), sync).await?;
         let body = StagedBody::Temp { name: self.temp.clone(), inode, mtime_ns };
         let record = StagedRecord { path: self.path.clone(), file_id: self.file_id, len, body };
         Ok(self.sealed.insert(record).clone())
@@ -144,28 +142,45 @@ impl Staged for LocalStaged {
     async fn publish(&mut self, condition: &Condition) -> Result<VersionToken> {
         let record = self.seal().await?;
         let condition = condition.clone();
-        self.inner.blocking(move |inner| publish(inner, &record, &condition)).await
+        let publish = move |inner: &Arc<Inner>| publish(inner, &record, &condition);
+        self.inner.blocking(Call::Work, self.path.as_str(), publish).await
     }
 
     async fn abandon(&mut self) -> Result<()> {
         let temp = self.temp.clone();
-        self.inner.blocking(move |inner| remove_temp(inner, &temp)).await
+        self.inner.blocking(Call::Work, self.path.as_str(), move |inner| remove_temp(inner, &temp)).await
     }
 }
 
 impl Drop for LocalStaged {
     fn drop(&mut self) {
         // The last write takes the empty folder away; while there is another, the kernel refuses.
-        remove_empty_folder(&self.inner);
+        if self.is_near {
+            remove_empty_folder(&self.inner);
+            return;
+        }
+        // A far file system sends what is left to its server when a file is closed, and may wait for it. Where the
+        // runtime has ended, so has all that could be kept waiting.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (inner, file, path) = (Arc::clone(&self.inner), Arc::clone(&self.file), self.path.clone());
+        runtime.spawn(async move {
+            let close = move |inner: &Arc<Inner>| {
+                drop(file);
+                remove_empty_folder(inner);
+                Ok(())
+            };
+            // Nobody waits for it.
+            let _: Result<()> = inner.blocking(Call::Work, path.as_str(), close).await;
+        });
     }
 }
 
 fn create_temp(inner: &Inner, temp: &str, in_root: bool) -> Result<OwnedFd, Errno> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW;
     for _ in 0..CREATE_ATTEMPTS_MAX {
-        match inner.root.resolve(temp, flags, Mode::from_raw_mode(0o666)) {
+        match inner.root().resolve(temp, flags, Mode::from_raw_mode(0o666)) {
             // Only its owner may look at what is not published yet.
-            Err(Errno::NOENT) if in_root => match fs::mkdirat(inner.root.dir(), STAGING, Mode::RWXU) {
+            Err(Errno::NOENT) if in_root => match fs::mkdirat(inner.root().dir(), STAGING, Mode::RWXU) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno),
             },
@@ -193,7 +208,7 @@ fn publish(inner: &Inner, record: &StagedRecord, condition: &Condition) -> Resul
     let StagedBody::Temp { name, .. } = &record.body else {
         return Err(Error::BadRecord { reason: "it is not of a write to a local file system" });
     };
-    let parent = inner.root.open_parent(&record.path)?;
+    let parent = inner.root().open_parent(&record.path)?;
     let Some(temp) = stat_temp(inner, name, path)? else {
         // Gone: either renamed by an earlier call whose answer was lost, or removed.
         return match published(inner, record)? {
@@ -211,7 +226,7 @@ fn publish(inner: &Inner, record: &StagedRecord, condition: &Condition) -> Resul
     {
         keep_mode(inner, name, target).map_err(|errno| io_error(path, "chmod", errno))?;
     }
-    rename_checked(inner, (inner.root.dir(), name), (&parent, &record.path), condition)?;
+    rename_checked(inner, (inner.root().dir(), name), (&parent, &record.path), condition)?;
     fs::fsync(&parent).map_err(|errno| io_error(path, "fsync", errno))?;
     let stat = fs::statat(&parent, record.path.name(), AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|errno| io_error(path, "stat", errno))?;
@@ -245,7 +260,7 @@ pub(super) fn rename_checked(
         }
         Condition::Replaces(token) => {
             let conflict = |reason: &str| Err(Error::Conflict { path: to.to_string(), reason: reason.to_owned() });
-            match inner.root.stat(to) {
+            match inner.root().stat(to) {
                 Ok(stat) if stat.token == *token => {}
                 Ok(_) => return conflict("it is another version"),
                 Err(Error::NotFound { .. }) => return conflict("it is gone"),
@@ -272,7 +287,7 @@ pub(super) fn settle(inner: &Inner, record: &StagedRecord) -> Result<Settled> {
 /// The version at the record's path, if it is this write. A record that holds no inode proves nothing: it was
 /// never sealed, so it was never published.
 fn published(inner: &Inner, record: &StagedRecord) -> Result<Option<VersionToken>> {
-    let parent = match inner.root.open_parent(&record.path) {
+    let parent = match inner.root().open_parent(&record.path) {
         Ok(parent) => parent,
         Err(Error::NotFound { .. } | Error::NotADirectory { .. }) => return Ok(None),
         Err(other) => return Err(other),
@@ -288,27 +303,31 @@ fn published(inner: &Inner, record: &StagedRecord) -> Result<Option<VersionToken
     }
 }
 
-/// Removes the temporaries of files that nobody knows any more. Only those in the mount's root are found; the
-/// ones beside their targets are in the records that name them.
-pub(super) fn sweep(inner: &Inner, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
-    let mut swept = Swept::default();
-    let folder = match inner.root.resolve(STAGING, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
+/// The temporaries in the mount's root, each with when it was last written in milliseconds since 1970. The ones beside
+/// their targets are in the records that name them.
+pub(super) fn remnants(inner: &Inner) -> Result<Vec<(FileId, i64)>> {
+    let folder = match inner.root().resolve(STAGING, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
         Ok(folder) => folder,
-        Err(Errno::NOENT) => return Ok(swept),
+        Err(Errno::NOENT) => return Ok(Vec::new()),
         Err(errno) => return Err(io_error(STAGING, "open", errno)),
     };
     let names = Names::read(folder, STAGING)?;
-    for name in names.iter() {
-        let Some(file_id) = std::str::from_utf8(name).ok().and_then(FileId::from_hex) else { continue };
-        let Ok(stat) = fs::statat(names.dir(), name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
-        swept.seen += 1;
-        if dead(&Remnant::Temp { file_id, mtime_ms: mtime_ns(&stat) / 1_000_000 }) {
-            unlink_temp(inner, &name_in_root(file_id)).map_err(|errno| io_error(STAGING, "delete", errno))?;
-            swept.removed += 1;
-        }
+    let temporary = |name: &[u8]| {
+        let file_id = std::str::from_utf8(name).ok().and_then(FileId::from_hex)?;
+        let stat = fs::statat(names.dir(), name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+        Some((file_id, mtime_ns(&stat) / 1_000_000))
+    };
+    Ok(names.iter().filter_map(temporary).collect())
+}
+
+/// Removes temporaries of files that nobody knows any more, and says how many.
+pub(super) fn remove(inner: &Inner, dead: Vec<FileId>) -> Result<u64> {
+    let count = dead.len() as u64;
+    for file_id in dead {
+        unlink_temp(inner, &name_in_root(file_id)).map_err(|errno| io_error(STAGING, "delete", errno))?;
     }
     remove_empty_folder(inner);
-    Ok(swept)
+    Ok(count)
 }
 
 fn remove_temp(inner: &Inner, temp: &str) -> Result<()> {
@@ -320,7 +339,7 @@ fn remove_temp(inner: &Inner, temp: &str) -> Result<()> {
 /// Unlinks a temporary if it is there. The directory is resolved beneath the mount, as everything is.
 fn unlink_temp(inner: &Inner, temp: &str) -> Result<(), Errno> {
     let (dir, name) = temp.rsplit_once('/').unwrap_or((".", temp));
-    let dir = match inner.root.resolve(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
+    let dir = match inner.root().resolve(dir, OFlags::PATH | OFlags::DIRECTORY, Mode::empty()) {
         Ok(dir) => dir,
         Err(Errno::NOENT) => return Ok(()),
         Err(errno) => return Err(errno),
@@ -333,11 +352,11 @@ fn unlink_temp(inner: &Inner, temp: &str) -> Result<(), Errno> {
 
 fn remove_empty_folder(inner: &Inner) {
     // Not empty, not there, or not allowed: none of these matters to anybody.
-    let _ = fs::unlinkat(inner.root.dir(), STAGING, AtFlags::REMOVEDIR);
+    let _ = fs::unlinkat(inner.root().dir(), STAGING, AtFlags::REMOVEDIR);
 }
 
 fn stat_temp(inner: &Inner, name: &str, path: &str) -> Result<Option<fs::Stat>> {
-    match inner.root.resolve(name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+    match inner.root().resolve(name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(fd) => fs::fstat(&fd).map(Some).map_err(|errno| io_error(path, "stat", errno)),
         Err(Errno::NOENT) => Ok(None),
         Err(errno) => Err(io_error(path, "open", errno)),
@@ -346,7 +365,7 @@ fn stat_temp(inner: &Inner, name: &str, path: &str) -> Result<Option<fs::Stat>> 
 
 /// A replaced file keeps its permission bits, as an editor would keep them.
 fn keep_mode(inner: &Inner, temp: &str, target: &fs::Stat) -> Result<(), Errno> {
-    let fd = inner.root.resolve(temp, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())?;
+    let fd = inner.root().resolve(temp, OFlags::RDONLY | OFlags::NOFOLLOW, Mode::empty())?;
     fs::fchmod(&fd, Mode::from_raw_mode(target.st_mode & 0o7777))
 }
 

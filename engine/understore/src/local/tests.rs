@@ -18,13 +18,21 @@ use futures::TryStreamExt;
 use tempfile::TempDir;
 
 use super::*;
-use crate::{PAGE_ENTRIES_MAX, Page, StagedBody};
+use crate::{PAGE_ENTRIES_MAX, Page, StagedBody, testing::FuseFolder};
 
 fn folder() -> (TempDir, LocalStore) {
     let outer = tempfile::tempdir().unwrap();
     fs::create_dir(outer.path().join("mounted")).unwrap();
-    let store = LocalStore::open(outer.path().join("mounted")).unwrap();
+    let store = LocalStore::new(outer.path().join("mounted")).unwrap();
+    store.inner.open_root().unwrap();
     (outer, store)
+}
+
+fn seen(store: &LocalStore, at: &str) -> Stat {
+    match store.stat_now(&path(at)).unwrap() {
+        Glance::Found(stat) => stat,
+        other => panic!("{at}: {other:?}"),
+    }
 }
 
 fn path(text: &str) -> StorePath {
@@ -83,7 +91,7 @@ async fn links_are_followed_beneath_the_mount_and_refused_out_of_it() {
     for bad in ["dir/bad", "dir/absolute", "dir/absolute-inside", "up/secret", "up", "dir/magic/secret"] {
         let refused = store.stat(&path(bad)).await;
         assert!(matches!(refused, Err(Error::EscapesMount { .. })), "{bad}: {refused:?}");
-        let read = store.open_local(&path(bad), &good.token);
+        let read = store.open_local(&path(bad), &good.token).await;
         assert!(matches!(read, Err(Error::EscapesMount { .. })), "{bad}: {read:?}");
     }
     let staged = store.stage(&path("up/new"), FileId([1; 16]), None).await;
@@ -151,7 +159,7 @@ async fn what_cannot_be_served_is_refused_by_name_and_fails_no_list() {
     assert_eq!(refused, ["the name is not UTF-8", "a pipe", "a socket"]);
     // Opening a pipe must neither hang nor succeed.
     let token = VersionToken::new(&[]).unwrap();
-    assert!(matches!(store.open_local(&path("pipe"), &token), Err(Error::NotAFile { what: "a pipe", .. })));
+    assert!(matches!(store.open_local(&path("pipe"), &token).await, Err(Error::NotAFile { what: "a pipe", .. })));
     assert!(matches!(store.stat(&path("socket")).await, Err(Error::NotAFile { .. })));
 }
 
@@ -181,8 +189,8 @@ async fn a_change_in_place_is_seen_after_reading() {
     let (outer, store) = folder();
     let file = outer.path().join("mounted/f");
     fs::write(&file, vec![1; 3 << 20]).unwrap();
-    let token = store.stat_now(&path("f")).unwrap().token;
-    let fd = store.open_local(&path("f"), &token).unwrap();
+    let token = seen(&store, "f").token;
+    let fd = store.open_local(&path("f"), &token).await.unwrap().unwrap();
     let flags = rustix::fs::fcntl_getfl(&fd).unwrap();
     assert!(!flags.contains(rustix::fs::OFlags::NONBLOCK), "io_uring would answer EAGAIN");
     store.check_local(&path("f"), &fd, &token).unwrap();
@@ -206,7 +214,7 @@ async fn a_file_that_shrinks_is_never_padded() {
     let (outer, store) = folder();
     let file = outer.path().join("mounted/f");
     fs::write(&file, vec![1; 3 << 20]).unwrap();
-    let token = store.stat_now(&path("f")).unwrap().token;
+    let token = seen(&store, "f").token;
     let mut landing = |_: u64, _: &[u8]| OpenOptions::new().write(true).open(&file).unwrap().set_len(100).unwrap();
     let read = store.read(&path("f"), &token, 0..3 << 20, &mut landing).await;
     assert!(matches!(read, Err(Error::WrongLength { .. } | Error::VersionChanged { .. })), "{read:?}");
@@ -218,7 +226,7 @@ async fn a_replaced_file_keeps_its_permissions() {
     let file = outer.path().join("mounted/f");
     fs::write(&file, "old").unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
-    let token = store.stat_now(&path("f")).unwrap().token;
+    let token = seen(&store, "f").token;
     let (mut staged, _) = sealed(&store, "f", b"new", 1).await;
     staged.publish(&Condition::Replaces(token)).await.unwrap();
     assert_eq!(fs::read(&file).unwrap(), b"new");
@@ -240,7 +248,7 @@ async fn temporaries_are_hidden_found_and_gone() {
         assert!(matches!(staged.err(), Some(Error::Unnameable { .. })), "{reserved}");
     }
     // Restarted over the same folder.
-    let again = LocalStore::open(root.clone()).unwrap();
+    let again = LocalStore::new(root.clone()).unwrap();
     let nobody = again.sweep(&|_| false).await.unwrap();
     assert_eq!((nobody.seen, nobody.removed), (1, 0));
     assert_eq!(again.settle(&record).await.unwrap(), Settled::Absent);
@@ -332,12 +340,10 @@ fn a_name_in_its_directory_is_what_its_path_is() {
     for dir in ["d", "linked"] {
         let opened = store.directory_now(&path(dir)).unwrap();
         for name in names.into_iter().chain(other).chain([long.as_str()]) {
-            let whole = path(dir).join(name).and_then(|path| match store.stat_now(&path) {
-                Err(Error::NotFound { .. }) => Ok(None),
-                other => other.map(Some),
-            });
+            let whole = path(dir).join(name).and_then(|path| store.stat_now(&path));
             let seen = opened.stat_now(name);
             assert_eq!(format!("{seen:?}"), format!("{whole:?}"), "{dir}/{name}");
+            assert_eq!(matches!(seen, Ok(Glance::Elsewhere)), ["out", "absolute"].contains(&name), "{dir}/{name}");
         }
     }
     assert!(store.directory_now(&path("d/file")).is_err() && store.directory_now(&path("nothing")).is_err());
@@ -378,21 +384,93 @@ fn what_is_made_underneath_a_known_directory_is_seen_at_once() {
     std::thread::sleep(Duration::from_millis(100));
     let before = store.traffic().totals().requests;
     for number in 0..200 {
-        assert_eq!(opened.stat_now(&format!("part-{number}")).unwrap(), None);
+        assert_eq!(opened.stat_now(&format!("part-{number}")).unwrap(), Glance::Nothing);
     }
     assert_eq!(store.traffic().totals().requests - before, 200);
-    let dir = store.inner.root.open_beneath(&path("d"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
-    let may_know = store.inner.known.may_know(store.inner.root.dir(), &dir);
+    let dir = store.inner.root().open_beneath(&path("d"), rustix::fs::OFlags::PATH, Mode::empty()).unwrap();
+    let may_know = store.inner.known.may_know(store.inner.root().dir(), &dir);
     assert_eq!(store.inner.known.lack(&dir, "part-0"), may_know);
 
     fs::write(root.join("d/part-0"), "new").unwrap();
     symlink("part-2", root.join("d/part-1")).unwrap();
     fs::rename(root.join("d/old"), root.join("d/part-2")).unwrap();
-    assert_eq!(opened.stat_now("part-0").unwrap(), Some(store.stat_now(&path("d/part-0")).unwrap()));
-    let moved = opened.stat_now("part-2").unwrap();
-    assert_eq!(
-        (opened.stat_now("part-1").unwrap(), moved.clone()),
-        (moved, Some(store.stat_now(&path("d/part-2")).unwrap()))
-    );
-    assert_eq!(opened.stat_now("old").unwrap(), None);
+    for name in ["part-0", "part-1", "part-2"] {
+        assert_eq!(opened.stat_now(name).unwrap(), Glance::Found(seen(&store, &format!("d/{name}"))));
+    }
+    assert_eq!(seen(&store, "d/part-1"), seen(&store, "d/part-2"));
+    assert_eq!(opened.stat_now("old").unwrap(), Glance::Nothing);
+}
+
+/// The server of a folder went away. Every thread that asked about the folder hung with it: of the master those that
+/// answer all clients, of a worker its shards.
+#[tokio::test]
+async fn a_file_system_that_is_away_keeps_nobody_waiting_for_long() {
+    let Some(fuse) = fuse_folder(&[("f", b"content")]) else { return };
+    let patience = Patience {
+        look: Duration::from_millis(300),
+        work: Duration::from_millis(300),
+        overdue: Duration::from_millis(30),
+    };
+    let store = LocalStore::waiting_for(fuse.path().to_owned(), patience).unwrap();
+    store.check().await.unwrap();
+    assert!(store.local().is_none(), "it would be asked on the calling thread");
+    let stat = store.stat(&path("f")).await.unwrap();
+    let mut read = Vec::new();
+    let mut landing = |_: u64, bytes: &[u8]| read.extend_from_slice(bytes);
+    store.read(&path("f"), &stat.token, 0..7, &mut landing).await.unwrap();
+    assert_eq!(read, b"content");
+    assert_eq!(pages(&store, "").await[0].entries[0].name, "f");
+
+    fuse.hang();
+    for _ in 0..3 {
+        let error = store.stat(&path("f")).await.unwrap_err();
+        let target = format!("file://{}/f", fuse.path().display());
+        assert!(matches!(&error, Error::Away { target: named, .. } if *named == target), "{error}");
+        let read = store.read(&path("f"), &stat.token, 0..7, &mut |_: u64, _: &[u8]| {}).await;
+        assert!(matches!(read, Err(Error::Away { .. })), "{read:?}");
+        let listed: Result<Vec<Page>> = store.list(&path("")).try_collect().await;
+        assert!(matches!(listed, Err(Error::Away { .. })), "{listed:?}");
+        assert!(matches!(store.check().await, Err(Error::Away { .. })));
+    }
+    // Nor is it waited for when it is first opened: nothing is asked before the first call.
+    let late = LocalStore::waiting_for(fuse.path().to_owned(), patience).unwrap();
+    assert!(late.local().is_none());
+    assert!(matches!(late.check().await, Err(Error::Away { .. })));
+
+    fuse.answer();
+    while store.stat(&path("f")).await.is_err() {}
+    assert_eq!(store.stat(&path("f")).await.unwrap(), stat);
+}
+
+/// A folder of this machine may have another file system mounted below it, which is away.
+#[tokio::test]
+async fn what_is_mounted_below_a_near_folder_is_not_asked_on_the_calling_thread() {
+    let Some(fuse) = fuse_folder(&[("f", b"content")]) else { return };
+    // The mounted folder lies in the folder of temporary files, which is on this machine.
+    let (above, name) = (fuse.path().parent().unwrap(), fuse.path().file_name().unwrap().to_str().unwrap());
+    let store = LocalStore::new(above.to_owned()).unwrap();
+    store.check().await.unwrap();
+    let file = path(name).join("f").unwrap();
+    let stat = store.stat(&file).await.unwrap();
+    fuse.hang();
+    let local = store.local().expect("the folder itself is near");
+    assert_eq!(local.stat_now(&path(name)).unwrap(), Glance::Elsewhere);
+    assert_eq!(local.stat_now(&file).unwrap(), Glance::Elsewhere);
+    assert_eq!(local.directory_now(&path("")).unwrap().stat_now(name).unwrap(), Glance::Elsewhere);
+    assert!(local.directory_now(&path(name)).is_err());
+    assert!(!fuse.keeps_someone_waiting());
+    fuse.answer();
+    assert!(local.open_local(&file, &stat.token).await.unwrap().is_none(), "a shard would read it in its ring");
+}
+
+/// `None` where the user may not mount one, which is said.
+fn fuse_folder(files: &[(&str, &[u8])]) -> Option<FuseFolder> {
+    match FuseFolder::mount(files) {
+        Ok(folder) => Some(folder),
+        Err(error) if !rustix::process::geteuid().is_root() => {
+            println!("not run, as only root may mount a FUSE file system: {error}");
+            None
+        }
+        Err(error) => panic!("{error}"),
+    }
 }

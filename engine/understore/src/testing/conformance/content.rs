@@ -1,6 +1,7 @@
 //! Reading: bodies, ranges, versions, counters, descriptors.
 
 use super::*;
+use crate::Glance;
 
 pub(super) async fn empty_file(bench: &Bench) -> Verdict {
     let path = bench.at("empty");
@@ -106,18 +107,21 @@ pub(super) async fn traffic_is_counted(bench: &Bench) -> Verdict {
 }
 
 pub(super) async fn descriptors_show_one_version(bench: &Bench) -> Verdict {
-    let Some(local) = bench.store.local() else {
-        return Err(Stop::Skip("the store is not a local file system"));
-    };
     let (path, content) = (bench.at("f"), body(10_000, 1));
     let token = bench.put(&path, &content).await?;
-    hold!(local.stat_now(&path)?.token == token, "the stat of this thread differs");
-    let fd = local.open_local(&path, &token)?;
+    let Some(local) = bench.store.local() else {
+        return Err(Stop::Skip("the store is not a near file system"));
+    };
+    let seen = local.stat_now(&path)?;
+    hold!(matches!(&seen, Glance::Found(stat) if stat.token == token), "this thread sees {seen:?}");
+    let Some(fd) = local.open_local(&path, &token).await? else {
+        return Err(Stop::Fail("the file is said to lie in another file system".to_owned()));
+    };
     let mut read = vec![0; content.len()];
     let got = rustix::io::pread(&fd, &mut read, 0).map_err(|errno| Stop::Fail(errno.to_string()))?;
     hold!(got == content.len() && read == content, "the descriptor shows another body");
     local.check_local(&path, &fd, &token)?;
     bench.put(&path, &body(10_000, 2)).await?;
-    refused!(local.open_local(&path, &token), Error::VersionChanged { .. });
+    refused!(local.open_local(&path, &token).await, Error::VersionChanged { .. });
     Ok(())
 }
