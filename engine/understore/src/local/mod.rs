@@ -141,8 +141,8 @@ impl UnderStore for LocalStore {
         self.operation(move |inner| inner.root.stat(&path)).await
     }
 
-    fn list(&self, dir: &StorePath) -> Pages {
-        list::pages(Arc::clone(&self.inner), dir.clone())
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
+        list::pages(Arc::clone(&self.inner), dir.clone(), after.to_owned())
     }
 
     async fn read(

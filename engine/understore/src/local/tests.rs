@@ -32,7 +32,7 @@ fn path(text: &str) -> StorePath {
 }
 
 async fn pages(store: &LocalStore, dir: &str) -> Vec<Page> {
-    store.list(&path(dir)).try_collect().await.unwrap()
+    store.list(&path(dir), "").try_collect().await.unwrap()
 }
 
 async fn sealed(store: &LocalStore, at: &str, content: &[u8], id: u8) -> (Box<dyn Staged>, StagedRecord) {
@@ -163,7 +163,7 @@ async fn a_hundred_thousand_names_are_listed_in_order() {
     for name in 0..COUNT {
         File::create(root.join(format!("{:05}", (name * 7919) % COUNT))).unwrap();
     }
-    let mut stream = store.list(&StorePath::root());
+    let mut stream = store.list(&StorePath::root(), "");
     let mut next = 0;
     while let Some(page) = stream.try_next().await.unwrap() {
         assert!(page.entries.len() <= PAGE_ENTRIES_MAX && page.refused.is_empty());
