@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod away;
 mod bad_input;
 mod bucket;
 mod cluster;

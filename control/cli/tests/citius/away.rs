@@ -1,0 +1,146 @@
+//! A store that goes away in the middle of a write, and comes back or does not.
+
+use crate::bucket::Prefix;
+use crate::support::{Process, noise, poll, put};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+/// Three blocks and a bit.
+const FILE_BYTES: usize = (3 << 26) + 12_345;
+const MIB: u64 = 1 << 20;
+
+/// A way to a server that can be shut and opened again, at one address.
+struct Door {
+    address: SocketAddr,
+    server: String,
+    state: Arc<DoorState>,
+    listening: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct DoorState {
+    shut: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+    /// Bytes that went to the server.
+    passed: AtomicU64,
+}
+
+impl DoorState {
+    fn add(&self, bytes: u64) {
+        self.passed.fetch_add(bytes, Ordering::SeqCst);
+    }
+}
+
+impl Door {
+    fn to(endpoint: &str) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = endpoint.strip_prefix("http://").unwrap().to_owned();
+        let mut door = Self { address, server, state: Arc::default(), listening: None };
+        door.open();
+        door
+    }
+
+    fn open(&mut self) {
+        let listener = TcpListener::bind(self.address).unwrap();
+        let (state, server) = (Arc::clone(&self.state), self.server.clone());
+        state.shut.store(false, Ordering::SeqCst);
+        self.listening = Some(std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if state.shut.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (near, far) = (stream.unwrap(), TcpStream::connect(&server).unwrap());
+                state.streams.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+                let (back, forth) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                let counted = Arc::clone(&state);
+                std::thread::spawn(move || pass(near, far, |count| counted.add(count)));
+                std::thread::spawn(move || pass(back, forth, |_| {}));
+            }
+        }));
+    }
+
+    /// Refuses connections from now on, and breaks those there are.
+    fn shut(&mut self) {
+        self.state.shut.store(true, Ordering::SeqCst);
+        // The one that makes it look.
+        drop(TcpStream::connect(self.address));
+        self.listening.take().unwrap().join().unwrap();
+        for stream in self.state.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn wait_passed(&self, bytes: u64) {
+        poll("bytes on their way", || match self.state.passed.load(Ordering::SeqCst) {
+            passed if passed >= bytes => Ok(()),
+            passed => Err(format!("{passed}")),
+        });
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+        count(bytes as u64);
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn copying(local: &Process, from: &str, to: &str) -> Child {
+    local.command(&["cp", from, to]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The store is away for as long as a restart of it takes, in the second block.
+#[test]
+fn a_write_outlives_a_restart_of_its_store() {
+    let prefix = Prefix::new("away/short");
+    let mut door = Door::to(prefix.endpoint());
+    let local = prefix.local_at(&format!("http://{}", door.address));
+    let bytes = noise(FILE_BYTES, 91);
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f");
+    put(&source, &bytes);
+    let copy = copying(&local, &format!("file:{}", source.display()), "/data/f");
+    door.wait_passed(80 * MIB);
+    door.shut();
+    std::thread::sleep(Duration::from_secs(2));
+    door.open();
+    let output = copy.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(prefix.get("f").unwrap() == bytes);
+    assert_eq!(prefix.uploads(), [""; 0]);
+}
+
+/// A user was told that "block 1 was to be staged when block 0 was due" when the server had died; and the upload stayed in
+/// the bucket for ever, because it was only logged after its first block.
+#[test]
+fn a_write_whose_store_stays_away_says_so_and_leaves_nothing() {
+    let prefix = Prefix::new("away/long");
+    let mut door = Door::to(prefix.endpoint());
+    let local = prefix.local_at(&format!("http://{}", door.address));
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f");
+    put(&source, &noise(FILE_BYTES, 92));
+    let copy = copying(&local, &format!("file:{}", source.display()), "/data/f");
+    door.wait_passed(16 * MIB);
+    door.shut();
+    let output = copy.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("does not answer") && said.contains("begin it anew"), "{said}");
+    assert_eq!(prefix.uploads(), ["f"], "the upload cannot be aborted while the store is away");
+    door.open();
+    poll("the upload is aborted", || match prefix.uploads() {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:?}")),
+    });
+    assert_eq!(prefix.get("f"), None);
+}
