@@ -7,7 +7,7 @@ use crate::agent::{Node, NodeParts};
 use crate::driver::{self, ShardInbox, ShardMessage, ShardParts};
 use crate::error::{Error, Result};
 use crate::host::{SHARD_ADVICE, ShardThread};
-use crate::net::acceptor::{Acceptor, bind_unix};
+use crate::net::acceptor::{Acceptor, bind_unix, sweep_sockets};
 use crate::tier::mem::Limits;
 use citius_understore::Bridge;
 use citius_wire::units::PAGE_BYTES;
@@ -19,12 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 /// Fetches from network under-stores at once, for each shard.
 const FETCHES_PER_SHARD: usize = 64;
+/// How old a socket must be to be taken for a dead process's: it may be bound and not listen yet.
+const SOCKET_AGE_MIN: Duration = Duration::from_secs(60);
 /// Of the process's descriptors, one in this many may be a client's socket.
 const CONNECTIONS_PART: u64 = 8;
 /// Connections of a worker, at the least and at the most. All may be of one shard, where each has an operation in the
@@ -255,6 +258,7 @@ fn open_socket(path: &Path) -> Result<tokio::net::UnixListener> {
     let failed = |source| Error::Socket { path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        sweep_sockets(dir, SOCKET_AGE_MIN);
     }
     bind_unix(path).map_err(failed)
 }
