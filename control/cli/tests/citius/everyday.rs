@@ -415,3 +415,19 @@ fn without_a_cluster_the_next_command_is_named() {
     assert_eq!(run(&["cat"]).status.code(), Some(2));
     assert_eq!(run(&["nonsense"]).status.code(), Some(2));
 }
+
+/// The log of a home was readable by all who could reach it.
+#[test]
+fn no_file_of_a_home_is_open_to_others() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut local = Process::local(&[]);
+    local.run(&["mkdir", "/d"]);
+    assert_eq!(local.terminate(), Some(0));
+    local.restart();
+    let files = crate::support::below(&local.home);
+    assert!(files.len() > 5, "{files:?}");
+    for file in files {
+        let mode = std::fs::metadata(&file).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{} has mode {mode:o}", file.display());
+    }
+}
