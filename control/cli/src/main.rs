@@ -64,6 +64,7 @@ fn connect(reach: &args::Reach) -> Result<Client, CliError> {
 fn connect_with(reach: &args::Reach, config: Config) -> Result<Client, CliError> {
     let endpoint = match &reach.master {
         Some(master) => {
+            check_address("--master", master)?;
             let token = match &reach.token_file {
                 Some(file) => Endpoint::token_from_file(file)?,
                 None => Endpoint::token_from_file(&home_dir(reach)?.join("token"))?,
@@ -79,6 +80,14 @@ fn connect_with(reach: &args::Reach, config: Config) -> Result<Client, CliError>
         }
     };
     Ok(Client::connect(endpoint, config)?)
+}
+
+/// Tells what is no address from one where nobody answers.
+fn check_address(flag: &str, text: &str) -> Result<(), CliError> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        _ => Err(CliError::usage(format!("{flag} {text:?} should be HOST:PORT, as in 127.0.0.1:7700"))),
+    }
 }
 
 fn home_dir(reach: &args::Reach) -> Result<std::path::PathBuf, CliError> {

@@ -458,3 +458,16 @@ fn silent_connections_do_not_shut_others_out() {
     drop(silent);
     serves(&local);
 }
+
+/// `--master nonsense` said that it cannot connect, exit code 5, as if trying again could help.
+#[test]
+fn an_address_that_is_none_is_a_usage_error() {
+    for master in ["nonsense", ":7700", "host:", "host:0", "host:99999", "host:7700x"] {
+        for command in [&["ls"][..], &["worker", "--home", "/nonexistent/citius-tests/w"]] {
+            let output = citius().args(["--master", master]).args(command).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{master}: {said}");
+            assert!(said.contains("HOST:PORT"), "{said}");
+        }
+    }
+}
