@@ -1,6 +1,6 @@
 //! An error as the command line shows it, with the exit code that scripts see.
 
-use crate::output::say;
+use crate::output::{say, shown};
 use citius_client::{ExitCode, Status};
 use serde_json::json;
 
@@ -70,7 +70,7 @@ impl CliError {
             let status = self.status.map(|status| format!("{status:?}"));
             say!("{}", json!({ "error": { "message": self.message, "status": status, "exit_code": self.code() } }));
         } else {
-            say!("citius: {}", self.message);
+            say!("citius: {}", shown(&self.message));
         }
     }
 }
