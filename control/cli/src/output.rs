@@ -34,8 +34,12 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     }
 }
 
-/// Milliseconds since 1970 as 2026-11-22 07:40:01, in UTC.
+/// Milliseconds since 1970 as 2026-11-22 07:40:01, in UTC; a dash for 0, which says that there is no time: directories of an
+/// object store and mount points have none.
 pub(crate) fn time(ms: u64) -> String {
+    if ms == 0 {
+        return format!("{:<19}", "-");
+    }
     let seconds = ms / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days to a civil date, after Howard Hinnant, "chrono-compatible low-level date algorithms".
@@ -134,7 +138,8 @@ mod tests {
             [0, 1023, 1024, 1536, 10 << 20, 5 << 40].map(human_bytes),
             ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "10 MiB", "5.0 TiB"]
         );
-        assert_eq!(time(0), "1970-01-01 00:00:00");
+        assert_eq!(time(1), "1970-01-01 00:00:00");
+        assert_eq!((time(0).trim_end(), time(0).len()), ("-", time(1).len()));
         assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00");
         assert_eq!(time(1_795_333_201_999), "2026-11-22 07:40:01");
         assert_eq!(human_nanos(1234.0), "1.2 us");
