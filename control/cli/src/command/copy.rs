@@ -146,8 +146,8 @@ fn find(
             for found in Walk::new(client, path)? {
                 let found = match found {
                     Ok(found) => found,
-                    Err(error) => {
-                        send(Err(error))?;
+                    Err(miss) => {
+                        send(Err(miss.into()))?;
                         continue;
                     }
                 };
