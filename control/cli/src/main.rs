@@ -25,9 +25,15 @@ use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     // A closed pipe behind us (`citius cat x | head`) is an ordinary end, not a signal or a panic.
-    let matches = Cli::command().get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let (matches, cli) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
+        Ok((cli, matches)) => (matches, cli),
+        // What could not be read may have asked for JSON all the same.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            let error = CliError::usage(error.to_string().trim_end());
+            error.report(true);
+            return ExitCode::from(error.code());
+        }
         Err(error) => error.exit(),
     };
     tracing_subscriber::fmt()

@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::walk::Walk;
 use crate::args::{CpArgs, Reach, WriteTypeFlag};
 use crate::error::CliError;
-use crate::output::{human_bytes, say, shown};
+use crate::output::shown;
 use citius_client::{Client, CreateOptions, EntryKind, Status, WriteType};
 use std::fs;
 use std::io::{Read, Write};
@@ -119,10 +119,7 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
         },
     );
     progress.end();
-    if !reach.quiet && !reach.json {
-        say!("copied {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
-    }
-    sum.into_result("files copied")
+    sum.end(reach, "copied", bytes.into_inner())
 }
 
 /// Finds the files below `from` and makes the directories that they go to. What fails is of one name, and the others are

@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::walk::{self, Found, Miss};
 use crate::args::{FreeArgs, LoadArgs, Reach};
 use crate::error::CliError;
-use crate::output::{human_bytes, say};
+use crate::output::say;
 use citius_client::Client;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,10 +34,7 @@ pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<()
         },
     );
     progress.end();
-    if !reach.quiet {
-        say!("loaded {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
-    }
-    sum.into_result("files loaded")
+    sum.end(reach, "loaded", bytes.into_inner())
 }
 
 /// Forgets the clean cached blocks of files.
@@ -50,7 +47,7 @@ pub(crate) fn free(client: &Client, reach: &Reach, args: &FreeArgs) -> Result<()
         |found| match found {
             // What cannot be opened is not cached either.
             Err(Miss::NotShown(words)) => {
-                if !reach.quiet {
+                if !reach.quiet && !reach.json {
                     say!("citius: {words}");
                 }
                 None
@@ -62,10 +59,7 @@ pub(crate) fn free(client: &Client, reach: &Reach, args: &FreeArgs) -> Result<()
             Ok(())
         },
     );
-    if !reach.quiet {
-        say!("freed {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
-    }
-    sum.into_result("files freed")
+    sum.end(reach, "freed", bytes.into_inner())
 }
 
 /// Does `one` for every file below the paths that `sift` lets through; what it makes an error counts as one.

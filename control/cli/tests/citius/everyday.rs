@@ -446,3 +446,37 @@ fn free_leaves_out_what_cannot_be_cached_and_load_says_that_it_is_missing() {
     assert!(said.contains("1 name(s) in /data/d are not shown") && said.contains("in 1 file(s)"), "{said}");
     assert_eq!(local.json(&["stat", "/data/d/a"])["cached_bytes"], 0);
 }
+
+/// `load`, `free` and every error but the last were lines for people, also under --json.
+#[test]
+fn everything_is_json_that_was_asked_for_as_json() {
+    let data = tempfile::tempdir().unwrap();
+    put(data.path().join("a"), &noise(5000, 3));
+    put(data.path().join("b"), b"b");
+    std::os::unix::fs::symlink("/etc/hostname", data.path().join("out")).unwrap();
+    let local = over(&data);
+    let sum =
+        |files: u64, failed: u64, bytes: u64| serde_json::json!({"files": files, "failed": failed, "bytes": bytes});
+    assert_eq!(local.json(&["load", "/data/a"]), sum(1, 0, 5000));
+    assert_eq!(local.json(&["free", "/data"]), sum(2, 0, 5000));
+    assert_eq!(local.json(&["cp", "/data/a", "/data/c"]), sum(1, 0, 5000));
+    let commands: [&[&str]; 7] = [
+        &["cat", "/none", "/neither"],
+        &["rm", "/none", "/neither"],
+        &["load", "/data", "/none", "/neither"],
+        &["cp", "/none", "/neither", "/data"],
+        &["ls", "/data", "/none"],
+        &["ls", "--bogus"],
+        &["nonsense"],
+    ];
+    for command in commands {
+        let output = local.try_run(&[&["--json"], command].concat());
+        assert!(!output.status.success());
+        let said = String::from_utf8(output.stderr).unwrap();
+        let errors = json_lines(&said);
+        assert!(!errors.is_empty(), "{command:?}");
+        assert!(errors.iter().all(|error| error["error"]["message"].is_string()), "{command:?}: {said}");
+        assert_eq!(errors.last().unwrap()["error"]["exit_code"], output.status.code().unwrap(), "{command:?}");
+        drop(json_lines(&String::from_utf8(output.stdout).unwrap()));
+    }
+}
