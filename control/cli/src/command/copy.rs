@@ -6,7 +6,7 @@ use super::walk::Walk;
 use crate::args::{CpArgs, Reach, WriteTypeFlag};
 use crate::error::CliError;
 use crate::output::shown;
-use citius_client::{Client, CreateOptions, EntryKind, Status, WriteType};
+use citius_client::{Client, CreateOptions, EntryKind, MountInfo, NamespacePath, Status, WriteType};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -75,6 +75,42 @@ impl Side {
         }
     }
 
+    /// Whether it is `dir` or would come to lie in it, so that a copy of `dir` would never come to its end. One folder may
+    /// have several names: a path of this machine, and one for each mount of it.
+    fn is_in(&self, dir: &Self, mounts: &[MountInfo]) -> bool {
+        if let (Self::Namespace(path), Self::Namespace(dir)) = (self, dir)
+            && let (Ok(path), Ok(dir)) = (NamespacePath::parse(path), NamespacePath::parse(dir))
+            && path.is_under(&dir)
+        {
+            return true;
+        }
+        match (self.folder(mounts), dir.folder(mounts)) {
+            (Some(path), Some(dir)) => path.starts_with(dir),
+            _ => false,
+        }
+    }
+
+    /// Where it is among the folders of this machine, links resolved as far as there are any; `None` if it is not there.
+    fn folder(&self, mounts: &[MountInfo]) -> Option<PathBuf> {
+        let path = match self {
+            Self::Local(path) => std::path::absolute(path).ok()?,
+            Self::Namespace(path) => {
+                let path = NamespacePath::parse(path).ok()?;
+                let within = |mount: &MountInfo| {
+                    let at = NamespacePath::parse(&mount.path).ok()?;
+                    let uri =
+                        mount.uri.strip_prefix("file://").or(mount.uri.strip_prefix("file:")).unwrap_or(&mount.uri);
+                    let below = path.relative_to(&at)?;
+                    Some((at.as_str().len(), uri.starts_with('/').then(|| Path::new(uri).join(below))))
+                };
+                mounts.iter().filter_map(within).max_by_key(|(depth, _)| *depth)?.1?
+            }
+        };
+        let found = path.ancestors().find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
+        let (above, real) = found?;
+        Some(real.join(path.strip_prefix(above).ok()?))
+    }
+
     fn make_dir(&self, client: &Client) -> Result<(), CliError> {
         match self {
             Self::Local(path) => fs::create_dir_all(path).map_err(|error| local(path, &error)),
@@ -106,8 +142,11 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
         |tasks| {
             for from in &args.from {
                 let from = Side::parse(from);
-                let target = if to_is_dir == Some(true) { to.join(&from.name()?) } else { to.clone() };
-                find(client, args, &from, &target, tasks, &progress)?;
+                let name = || if to_is_dir == Some(true) { Ok(to.join(&from.name()?)) } else { Ok(to.clone()) };
+                // What is wrong with one does not keep the others from being copied.
+                if let Err(error) = name().and_then(|target| find(client, args, &from, &target, tasks, &progress)) {
+                    tasks.send(Err(error)).map_err(|_| cut_short())?;
+                }
             }
             Ok(())
         },
@@ -136,7 +175,10 @@ fn find(
     if is_dir && !args.recursive {
         return Err(CliError::usage(format!("{from} is a directory: copy it with cp -r")));
     }
-    let send = |task| tasks.send(task).map_err(|_| CliError::failure("copying was cut short"));
+    if is_dir && to.is_in(from, &client.mounts()?) {
+        return Err(CliError::usage(format!("{from} cannot be copied into itself, as {to}")));
+    }
+    let send = |task| tasks.send(task).map_err(|_| cut_short());
     match from {
         Side::Namespace(path) => {
             let mut base = None;
@@ -181,6 +223,10 @@ fn find(
         }
     }
     Ok(())
+}
+
+fn cut_short() -> CliError {
+    CliError::failure("copying was cut short")
 }
 
 /// What is said of a source that is not there. A path of this machine is easily taken for one.

@@ -480,3 +480,49 @@ fn everything_is_json_that_was_asked_for_as_json() {
         drop(json_lines(&String::from_utf8(output.stdout).unwrap()));
     }
 }
+
+/// `cp -r /data /data/sub` made sub/sub/sub... until paths were too long; and so did the other names of one folder.
+#[test]
+fn a_directory_is_not_copied_into_itself() {
+    let data = tempfile::tempdir().unwrap();
+    put(data.path().join("a"), b"a");
+    put(data.path().join("in/b"), b"b");
+    let local = over(&data);
+    local.run(&["mount", "add", "/again", &data.path().join("in").display().to_string()]);
+    let here = format!("file:{}", data.path().display());
+    let below = format!("file:{}/in/deep", data.path().display());
+    for (from, to) in [
+        ("/data", "/data/sub"),
+        ("/data", "/data"),
+        ("/data", "/data/in"),
+        ("/data", "/again/sub"),
+        (here.as_str(), "/data/sub"),
+        (here.as_str(), "/again"),
+        ("/data", below.as_str()),
+    ] {
+        let said = local.fails(2, &["cp", "-r", from, to]);
+        assert!(said.contains("into itself"), "{from} to {to}: {said}");
+    }
+    let mut names: Vec<_> = crate::support::below(data.path());
+    names.sort();
+    assert_eq!(names, [data.path().join("a"), data.path().join("in/b")]);
+    // What only looks like it is copied.
+    local.run(&["cp", "-r", "/data/in", "/data/in2"]);
+    local.run(&["cp", "-r", "/again", "/data/other"]);
+    assert_eq!((local.text(&["cat", "/data/in2/b"]), local.text(&["cat", "/data/other/b"])), ("b".into(), "b".into()));
+}
+
+/// The first of several sources that was missing kept those behind it from being copied.
+#[test]
+fn cp_goes_on_behind_a_source_that_is_missing() {
+    let data = tempfile::tempdir().unwrap();
+    for name in ["a", "c", "to/x"] {
+        put(data.path().join(name), name.as_bytes());
+    }
+    let local = over(&data);
+    let said = local.fails(7, &["cp", "/data/a", "/data/b", "/data/c", "/data/to"]);
+    assert!(said.contains("/data/b does not exist") && said.contains("2 files copied, 1 failed"), "{said}");
+    assert_eq!(local.text(&["cat", "/data/to/a", "/data/to/c"]), "ac");
+    let said = local.fails(3, &["cp", "/data/b", "/data/d"]);
+    assert!(!said.contains("copied"), "nothing was: {said}");
+}
