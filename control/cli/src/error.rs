@@ -4,10 +4,13 @@ use crate::output::{say, shown};
 use citius_client::{ExitCode, Status};
 use serde_json::json;
 
+/// The exit code of a command that the user ended, as shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
+
 /// What ended a command.
 #[derive(Debug)]
 pub(crate) struct CliError {
-    code: ExitCode,
+    code: u8,
     status: Option<Status>,
     message: String,
     /// What went wrong before, each to be said for itself.
@@ -18,7 +21,7 @@ pub(crate) struct CliError {
 
 impl CliError {
     fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, status: None, message: message.into(), others: Vec::new(), closed_pipe: false }
+        Self { code: code as u8, status: None, message: message.into(), others: Vec::new(), closed_pipe: false }
     }
 
     /// The command line makes no sense.
@@ -46,6 +49,11 @@ impl CliError {
         Self::new(ExitCode::Unavailable, message)
     }
 
+    /// The user ended it.
+    pub(crate) fn interrupted() -> Self {
+        Self { code: INTERRUPTED, ..Self::failure("interrupted") }
+    }
+
     /// Some of it worked.
     pub(crate) fn partial(message: impl Into<String>) -> Self {
         Self::new(ExitCode::Partial, message)
@@ -58,7 +66,7 @@ impl CliError {
 
     /// What a process exits with.
     pub(crate) fn code(&self) -> u8 {
-        self.code as u8
+        self.code
     }
 
     /// The words.

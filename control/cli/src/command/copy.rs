@@ -1,5 +1,6 @@
 //! `citius cp`: into the namespace, out of it, and within it.
 
+use super::interrupt::Interrupt;
 use super::pool::{self, Tasks};
 use super::progress::Progress;
 use super::walk::Walk;
@@ -137,6 +138,7 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
     }
     let progress = Progress::new(reach, "copying");
     let bytes = AtomicU64::new(0);
+    let interrupt = Interrupt::watch()?;
     let sum = pool::run(
         args.jobs,
         |tasks| {
@@ -144,20 +146,25 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
                 let from = Side::parse(from);
                 let name = || if to_is_dir == Some(true) { Ok(to.join(&from.name()?)) } else { Ok(to.clone()) };
                 // What is wrong with one does not keep the others from being copied.
-                if let Err(error) = name().and_then(|target| find(client, args, &from, &target, tasks, &progress)) {
+                if let Err(error) =
+                    name().and_then(|target| find(client, args, &from, &target, tasks, &progress, &interrupt))
+                {
                     tasks.send(Err(error)).map_err(|_| cut_short())?;
                 }
             }
             Ok(())
         },
         |task: Task| {
+            interrupt.check()?;
             copy(client, args, &task, |count| {
                 bytes.fetch_add(count, Ordering::Relaxed);
                 progress.done(count);
+                interrupt.check()
             })
         },
     );
     progress.end();
+    interrupt.check()?;
     sum.end(reach, "copied", bytes.into_inner())
 }
 
@@ -170,6 +177,7 @@ fn find(
     to: &Side,
     tasks: &Tasks<Task>,
     progress: &Progress,
+    interrupt: &Interrupt,
 ) -> Result<(), CliError> {
     let is_dir = from.is_dir(client)?.ok_or_else(|| missing(from))?;
     if is_dir && !args.recursive {
@@ -178,7 +186,10 @@ fn find(
     if is_dir && to.is_in(from, &client.mounts()?) {
         return Err(CliError::usage(format!("{from} cannot be copied into itself, as {to}")));
     }
-    let send = |task| tasks.send(task).map_err(|_| cut_short());
+    let send = |task| {
+        interrupt.check()?;
+        tasks.send(task).map_err(|_| cut_short())
+    };
     match from {
         Side::Namespace(path) => {
             let mut base = None;
@@ -266,7 +277,12 @@ fn leads_back(path: &Path, metadata: &fs::Metadata, top: &Path) -> bool {
     ids.any(|id| id == (metadata.dev(), metadata.ino()))
 }
 
-fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Result<(), CliError> {
+fn copy(
+    client: &Client,
+    args: &CpArgs,
+    task: &Task,
+    moved: impl Fn(u64) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     match (&task.from, &task.to) {
         (Side::Local(from), Side::Namespace(to)) => {
             let mut file = fs::File::open(from).map_err(|error| local(from, &error))?;
@@ -278,7 +294,7 @@ fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Res
                     break;
                 }
                 writer.append(&buffer[..count])?;
-                moved(count as u64);
+                moved(count as u64)?;
             }
             writer.close()?;
         }
@@ -286,8 +302,7 @@ fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Res
             let mut writer = client.create(to, options(args))?;
             read_all(client, from, |chunk| {
                 writer.append(chunk)?;
-                moved(chunk.len() as u64);
-                Ok(())
+                moved(chunk.len() as u64)
             })?;
             writer.close()?;
         }
@@ -303,21 +318,43 @@ fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Res
 }
 
 /// Copies out under a passing name, so that a file of the right name is a whole one.
-fn take_out(client: &Client, args: &CpArgs, from: &str, to: &Path, moved: impl Fn(u64)) -> Result<(), CliError> {
+fn take_out(
+    client: &Client,
+    args: &CpArgs,
+    from: &str,
+    to: &Path,
+    moved: impl Fn(u64) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     if !args.force && to.exists() {
-        return Err(CliError::failure(format!("{} exists already: replace it with cp --force", to.display())));
+        return Err(exists_already(to));
     }
     let passing = passing_name(to);
     let write = || -> Result<(), CliError> {
         let mut file = fs::File::create(&passing).map_err(|error| local(&passing, &error))?;
         read_all(client, from, |chunk| {
             file.write_all(chunk).map_err(|error| local(&passing, &error))?;
-            moved(chunk.len() as u64);
-            Ok(())
+            moved(chunk.len() as u64)
         })?;
-        fs::rename(&passing, to).map_err(|error| local(to, &error))
+        put_at(&passing, to, args.force)
     };
     write().inspect_err(|_| drop(fs::remove_file(&passing)))
+}
+
+/// Gives a whole file its name. Unless it may replace, what came to be there meanwhile stays.
+fn put_at(passing: &Path, to: &Path, replace: bool) -> Result<(), CliError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    match renameat_with(CWD, passing, CWD, to, flags) {
+        Err(Errno::EXIST) => Err(exists_already(to)),
+        // Not every file system can refuse to replace; that nothing was there was looked at before.
+        Err(Errno::INVAL) if !replace => fs::rename(passing, to).map_err(|error| local(to, &error)),
+        other => other.map_err(|errno| local(to, &errno.into())),
+    }
+}
+
+fn exists_already(to: &Path) -> CliError {
+    CliError::failure(format!("{} exists already: replace it with cp --force", to.display()))
 }
 
 /// A name beside `to` that no other copy of this machine uses: not longer for a long name, which may have no room.

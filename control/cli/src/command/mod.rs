@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod copy;
+mod interrupt;
 mod list;
 mod mount;
 mod names;
