@@ -107,14 +107,20 @@ impl Worker {
         let listen_failed =
             |source| Error::Listen { address: config.data_listen.clone(), flag: "--data-listen", source };
         let data_address = listener.local_addr().map_err(listen_failed)?;
-        let unix = config.socket_path.as_deref().map(open_socket).transpose()?;
+        let (unix, socket_path) = match config.socket_path.as_deref().map(open_socket).transpose() {
+            Ok(unix) => (unix, config.socket_path.clone()),
+            Err(error) => {
+                tracing::warn!(%error, "clients on this machine are served over TCP, without mapped memory");
+                (None, None)
+            }
+        };
 
         let Shards { threads, inboxes: shards, memory } = start_shards(&config, &runtime).await?;
         let member = Member {
             worker: WorkerId(config.worker),
             incarnation: Incarnation(config.incarnation),
             data_address: config.advertise.clone().unwrap_or_else(|| data_address.to_string()),
-            socket_path: socket_name(config.socket_path.as_deref()),
+            socket_path: socket_name(socket_path.as_deref()),
             host: config.host.clone(),
             shards: config.shards,
             weight: (memory.bytes / PAGE_BYTES as u64).max(1),
@@ -152,7 +158,7 @@ impl Worker {
         }
         let living = Arc::clone(&node);
         tasks.push(tokio::spawn(async move { living.live(heartbeat).await }));
-        Ok(Self { node, shards, threads, tasks, data_address, socket_path: config.socket_path, memory })
+        Ok(Self { node, shards, threads, tasks, data_address, socket_path, memory })
     }
 
     /// Where it answers.

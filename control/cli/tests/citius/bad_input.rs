@@ -471,3 +471,15 @@ fn an_address_that_is_none_is_a_usage_error() {
         }
     }
 }
+
+/// Where XDG_RUNTIME_DIR names a folder that is not there, as after su(1), nothing started at all.
+#[test]
+fn without_a_runtime_folder_all_goes_over_tcp() {
+    let (_data, flag) = data();
+    let local = Process::start_in(
+        &[("XDG_RUNTIME_DIR", "/proc/none/such")],
+        &["local", "--listen", "127.0.0.1:0", "--memory", "64MiB", "--shards", "1", "--mount", &flag],
+    );
+    serves(&local);
+    assert!(local.log().contains("served over TCP") && local.log().contains("/proc/none/such"), "{}", local.log());
+}
