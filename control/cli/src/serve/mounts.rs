@@ -187,7 +187,7 @@ mod tests {
         let here = here.to_str().unwrap();
         assert_eq!(whole_uri("./x").unwrap(), format!("{here}/x"));
         assert_eq!(whole_uri("file:x y").unwrap(), format!("{here}/x y"));
-        // `mount ls` showed /home/me/src/../data.
+        // `mount ls` showed what was typed, with a `..` in it.
         assert_eq!(whole_uri("./src/../tests").unwrap(), format!("{here}/tests"));
         assert_eq!(whole_uri("file:src/..").unwrap(), here);
         assert_eq!(whole_uri("file:///x").unwrap(), "file:///x");
