@@ -9,8 +9,10 @@
 //! The home: `raft/` is the log ([`crate::raft`]) with `raft/format`, which names how it is kept; `root/` is the default
 //! under-store of `/`. Whoever calls locks the home.
 
-use std::fs;
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -284,7 +286,7 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
 
 /// Checks how the log is kept, or writes it down the first time.
 fn check_format(raft_dir: &Path) -> Result<(), Error> {
-    fs::create_dir_all(raft_dir).map_err(Error::home("create", raft_dir))?;
+    DirBuilder::new().recursive(true).mode(0o700).create(raft_dir).map_err(Error::home("create", raft_dir))?;
     let path = raft_dir.join("format");
     match fs::read_to_string(&path) {
         Ok(found) if found.trim_end() == FORMAT => Ok(()),
@@ -295,8 +297,13 @@ fn check_format(raft_dir: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             // Written aside first: a format cut short by a crash would look like another release's.
             let aside = raft_dir.join("format.new");
-            fs::write(&aside, format!("{FORMAT}\n")).map_err(Error::home("write", &aside))?;
-            fs::File::open(&aside).and_then(|file| file.sync_all()).map_err(Error::home("sync", &aside))?;
+            let write = || {
+                let mut options = OpenOptions::new();
+                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+                file.write_all(format!("{FORMAT}\n").as_bytes())?;
+                file.sync_all()
+            };
+            write().map_err(Error::home("write", &aside))?;
             fs::rename(&aside, &path).map_err(Error::home("rename", &aside))
         }
         Err(error) => Err(Error::home("read", &path)(error)),

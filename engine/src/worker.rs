@@ -7,7 +7,7 @@ use crate::agent::{Node, NodeParts};
 use crate::driver::{self, ShardInbox, ShardMessage, ShardParts};
 use crate::error::{Error, Result};
 use crate::host::{SHARD_ADVICE, ShardThread};
-use crate::net::acceptor::{Acceptor, bind_unix};
+use crate::net::acceptor::{Acceptor, bind_unix, sweep_sockets};
 use crate::tier::mem::Limits;
 use citius_understore::Bridge;
 use citius_wire::units::PAGE_BYTES;
@@ -19,12 +19,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::mpsc::sync_channel;
+use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 
 /// Fetches from network under-stores at once, for each shard.
 const FETCHES_PER_SHARD: usize = 64;
+/// How old a socket must be to be taken for a dead process's: it may be bound and not listen yet.
+const SOCKET_AGE_MIN: Duration = Duration::from_secs(60);
 /// Of the process's descriptors, one in this many may be a client's socket.
 const CONNECTIONS_PART: u64 = 8;
 /// One in this many may be a connection before its hello, at each door; within bounds, below which peers would have to be
@@ -108,14 +111,20 @@ impl Worker {
         let listen_failed =
             |source| Error::Listen { address: config.data_listen.clone(), flag: "--data-listen", source };
         let data_address = listener.local_addr().map_err(listen_failed)?;
-        let unix = config.socket_path.as_deref().map(open_socket).transpose()?;
+        let (unix, socket_path) = match config.socket_path.as_deref().map(open_socket).transpose() {
+            Ok(unix) => (unix, config.socket_path.clone()),
+            Err(error) => {
+                tracing::warn!(%error, "clients on this machine are served over TCP, without mapped memory");
+                (None, None)
+            }
+        };
 
         let Shards { threads, inboxes: shards, memory } = start_shards(&config, &runtime).await?;
         let member = Member {
             worker: WorkerId(config.worker),
             incarnation: Incarnation(config.incarnation),
             data_address: config.advertise.clone().unwrap_or_else(|| data_address.to_string()),
-            socket_path: socket_name(config.socket_path.as_deref()),
+            socket_path: socket_name(socket_path.as_deref()),
             host: config.host.clone(),
             shards: config.shards,
             weight: (memory.bytes / PAGE_BYTES as u64).max(1),
@@ -157,7 +166,7 @@ impl Worker {
         }
         let living = Arc::clone(&node);
         tasks.push(tokio::spawn(async move { living.live(heartbeat).await }));
-        Ok(Self { node, shards, threads, tasks, data_address, socket_path: config.socket_path, memory })
+        Ok(Self { node, shards, threads, tasks, data_address, socket_path, memory })
     }
 
     /// Where it answers.
@@ -263,6 +272,7 @@ fn open_socket(path: &Path) -> Result<tokio::net::UnixListener> {
     let failed = |source| Error::Socket { path: path.to_owned(), source };
     if let Some(dir) = path.parent() {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        sweep_sockets(dir, SOCKET_AGE_MIN);
     }
     bind_unix(path).map_err(failed)
 }

@@ -24,7 +24,7 @@ const STYLES: Styles = Styles::styled()
   citius cat /data/x | head                    read it
   citius cp -r ./photos /photos                copy into it
   citius stat /data/x                          what is cached, block by block",
-    after_help = "Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 denied, 5 unavailable, 6 integrity, 7 partial."
+    after_help = "Exit codes: 0 ok, 1 failure, 2 usage, 3 not found, 4 denied, 5 unavailable, 6 integrity, 7 partial, 130 interrupted."
 )]
 pub(crate) struct Cli {
     #[command(flatten)]

@@ -1,22 +1,27 @@
 //! An error as the command line shows it, with the exit code that scripts see.
 
-use crate::output::say;
+use crate::output::{say, shown};
 use citius_client::{ExitCode, Status};
 use serde_json::json;
+
+/// The exit code of a command that the user ended, as shells have it for SIGINT.
+const INTERRUPTED: u8 = 130;
 
 /// What ended a command.
 #[derive(Debug)]
 pub(crate) struct CliError {
-    code: ExitCode,
+    code: u8,
     status: Option<Status>,
     message: String,
+    /// What went wrong before, each to be said for itself.
+    others: Vec<CliError>,
     /// Who read our output has gone.
     closed_pipe: bool,
 }
 
 impl CliError {
     fn new(code: ExitCode, message: impl Into<String>) -> Self {
-        Self { code, status: None, message: message.into(), closed_pipe: false }
+        Self { code: code as u8, status: None, message: message.into(), others: Vec::new(), closed_pipe: false }
     }
 
     /// The command line makes no sense.
@@ -44,14 +49,24 @@ impl CliError {
         Self::new(ExitCode::Unavailable, message)
     }
 
-    /// Some of it worked; what did not is already said.
+    /// The user ended it.
+    pub(crate) fn interrupted() -> Self {
+        Self { code: INTERRUPTED, ..Self::failure("interrupted") }
+    }
+
+    /// Some of it worked.
     pub(crate) fn partial(message: impl Into<String>) -> Self {
         Self::new(ExitCode::Partial, message)
     }
 
+    /// The same, said behind others.
+    pub(crate) fn behind(self, others: Vec<CliError>) -> Self {
+        Self { others, ..self }
+    }
+
     /// What a process exits with.
     pub(crate) fn code(&self) -> u8 {
-        self.code as u8
+        self.code
     }
 
     /// The words.
@@ -64,20 +79,21 @@ impl CliError {
         self.closed_pipe
     }
 
-    /// Says it on standard error: as a line, or as one JSON value.
+    /// Says it on standard error, and before it what went wrong before: each as a line, or as one JSON value.
     pub(crate) fn report(&self, json: bool) {
+        self.others.iter().for_each(|other| other.report(json));
         if json {
             let status = self.status.map(|status| format!("{status:?}"));
             say!("{}", json!({ "error": { "message": self.message, "status": status, "exit_code": self.code() } }));
         } else {
-            say!("citius: {}", self.message);
+            say!("citius: {}", shown(&self.message));
         }
     }
 }
 
 impl From<citius_client::Error> for CliError {
     fn from(error: citius_client::Error) -> Self {
-        Self { code: error.exit_code(), status: Some(error.status()), message: error.to_string(), closed_pipe: false }
+        Self { status: Some(error.status()), ..Self::new(error.exit_code(), error.to_string()) }
     }
 }
 

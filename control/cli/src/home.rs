@@ -10,26 +10,41 @@
 //!   raft/  root/     the log, the folder behind /
 //!   passing-*/       the same of an ephemeral run; removed at its end, or at the next start
 //! ```
+//!
+//! An ephemeral run removes at its end what it made here, and the folder if it made that: it leaves the home as it found it.
 
 use crate::error::CliError;
 use citius_client::Token;
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// The format of a home. A home of another one is refused, never rewritten.
 const VERSION: &str = "citius home 1";
 const PASSING_PREFIX: &str = "passing-";
+/// Files that a run makes in a home that has none. The lock is last: until it goes, nobody else gets in.
+const FILES: [&str; 4] = ["token", "worker", "version", "lock"];
+/// How often the lock is taken anew because its last holder removed it.
+const LOCK_ATTEMPTS_MAX: usize = 16;
 
 /// A home that this process holds.
 pub(crate) struct Home {
     dir: PathBuf,
     /// Where the log and the root folder are: the home itself, or a passing folder in it.
     state: PathBuf,
-    passing: bool,
+    /// Of an ephemeral run: what to undo at its end.
+    passing: Option<Passing>,
     _lock: File,
+}
+
+/// What an ephemeral run did to its home.
+struct Passing {
+    /// Files that were not there.
+    made: Vec<PathBuf>,
+    /// The mode that the folder had; `None` if there was no folder.
+    mode: Option<u32>,
 }
 
 /// The home unless told otherwise.
@@ -47,27 +62,22 @@ impl Home {
         let trouble = |what: &str, path: &Path, error: &std::io::Error| {
             CliError::failure(format!("cannot {what} {}: {error}. Choose another home with --home DIR", path.display()))
         };
+        let mode = fs::metadata(dir).ok().map(|metadata| metadata.permissions().mode() & 0o7777);
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|error| trouble("make", dir, &error))?;
         let dir = fs::canonicalize(dir).map_err(|error| trouble("find", dir, &error))?;
         fs::set_permissions(&dir, Permissions::from_mode(0o700)).map_err(|error| trouble("close", &dir, &error))?;
+        let made = FILES.map(|name| dir.join(name)).into_iter().filter(|path| !path.exists()).collect();
+        let passing = ephemeral.then_some(Passing { made, mode });
 
         let lock_path = dir.join("lock");
-        let mut lock = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(|error| trouble("open", &lock_path, &error))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut lock = lock_of(&lock_path).map_err(|error| trouble("open", &lock_path, &error))?.ok_or_else(|| {
             let holder = fs::read_to_string(&lock_path).unwrap_or_default();
-            return Err(CliError::unavailable(format!(
+            CliError::unavailable(format!(
                 "the home {} is in use by process {}. Stop that one, or choose another home with --home DIR",
                 dir.display(),
                 holder.trim()
-            )));
-        }
+            ))
+        })?;
         check_version(&dir)?;
         // The endpoint of one that was killed goes before our id shows, so that who sees both sees ours.
         remove_if_there(&dir.join("endpoint")).map_err(|error| trouble("clear", &dir, &error))?;
@@ -87,7 +97,7 @@ impl Home {
         } else {
             dir.clone()
         };
-        Ok(Self { dir, state, passing: ephemeral, _lock: lock })
+        Ok(Self { dir, state, passing, _lock: lock })
     }
 
     /// The folder itself.
@@ -144,10 +154,33 @@ impl Home {
 impl Drop for Home {
     fn drop(&mut self) {
         let _ = fs::remove_file(self.dir.join("endpoint"));
-        if self.passing {
-            let _ = fs::remove_dir_all(&self.state);
+        let Some(passing) = &self.passing else { return };
+        let _ = fs::remove_dir_all(&self.state);
+        for path in &passing.made {
+            let _ = fs::remove_file(path);
+        }
+        let _ = match passing.mode {
+            Some(mode) => fs::set_permissions(&self.dir, Permissions::from_mode(mode)),
+            // Something else that came to lie in it stays.
+            None => fs::remove_dir(&self.dir),
+        };
+    }
+}
+
+/// Opens and locks the lock file; `None` if another process holds it.
+fn lock_of(path: &Path) -> std::io::Result<Option<File>> {
+    for _ in 0..LOCK_ATTEMPTS_MAX {
+        let lock = OpenOptions::new().create(true).truncate(false).read(true).write(true).mode(0o600).open(path)?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(None);
+        }
+        // An ephemeral run that ended meanwhile took the file away, and its lock is nobody's.
+        let ours = lock.metadata()?;
+        if fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (ours.dev(), ours.ino())) {
+            return Ok(Some(lock));
         }
     }
+    Ok(None)
 }
 
 /// Reads a token file.
@@ -233,6 +266,55 @@ mod tests {
         assert!(state.exists() && state != home.dir());
         drop(home);
         assert!(!state.exists());
+    }
+
+    /// `--ephemeral --home DIR` left lock, token and version behind, so that the folder was a home ever after.
+    #[test]
+    fn an_ephemeral_run_leaves_a_home_as_it_found_it() {
+        let names = |dir: &Path| {
+            let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            names.sort();
+            names
+        };
+        let run = |dir: &Path| {
+            let home = Home::hold(dir, true).unwrap();
+            home.token().unwrap();
+            home.worker_id().unwrap();
+            home.announce("127.0.0.1:1").unwrap();
+            assert!(Home::hold(dir, false).is_err(), "it is locked");
+        };
+        let temp = tempfile::tempdir().unwrap();
+        let new = temp.path().join("new");
+        run(&new);
+        assert!(!new.exists());
+
+        let folder = temp.path().join("folder");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        fs::write(folder.join("mine"), "").unwrap();
+        run(&folder);
+        assert_eq!(names(&folder), ["mine"]);
+        assert_eq!(fs::metadata(&folder).unwrap().permissions().mode() & 0o777, 0o755);
+
+        let kept = temp.path().join("kept");
+        let token = Home::hold(&kept, false).unwrap().token().unwrap();
+        let before = names(&kept);
+        run(&kept);
+        assert_eq!(names(&kept).len(), before.len());
+        assert!(Home::hold(&kept, false).unwrap().token().unwrap().matches(&token));
+    }
+
+    #[test]
+    fn a_lock_that_its_holder_took_away_keeps_nobody_out_and_lets_one_in() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("lock");
+        let first = lock_of(&path).unwrap().unwrap();
+        assert!(lock_of(&path).unwrap().is_none());
+        fs::remove_file(&path).unwrap();
+        let second = lock_of(&path).unwrap().unwrap();
+        assert!(lock_of(&path).unwrap().is_none());
+        drop((first, second));
+        assert!(lock_of(&path).unwrap().is_some());
     }
 
     #[test]

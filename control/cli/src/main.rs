@@ -30,9 +30,15 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     // A closed pipe behind us (`citius cat x | head`) is an ordinary end, not a signal or a panic.
-    let matches = Cli::command().get_matches();
-    let cli = match Cli::from_arg_matches(&matches) {
-        Ok(cli) => cli,
+    let parsed = Cli::command().try_get_matches();
+    let (matches, cli) = match parsed.and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches))) {
+        Ok((cli, matches)) => (matches, cli),
+        // What could not be read may have asked for JSON all the same.
+        Err(error) if error.use_stderr() && std::env::args_os().any(|argument| argument == "--json") => {
+            let error = CliError::usage(error.to_string().trim_end());
+            error.report(true);
+            return ExitCode::from(error.code());
+        }
         Err(error) => error.exit(),
     };
     tracing_subscriber::fmt()
@@ -71,6 +77,7 @@ fn connect(reach: &args::Reach) -> Result<Client, CliError> {
 fn connect_with(reach: &args::Reach, config: Config) -> Result<Client, CliError> {
     let endpoint = match &reach.master {
         Some(master) => {
+            check_address("--master", master)?;
             let token = match &reach.token_file {
                 Some(file) => Endpoint::token_from_file(file)?,
                 None => Endpoint::token_from_file(&home_dir(reach)?.join("token"))?,
@@ -86,6 +93,14 @@ fn connect_with(reach: &args::Reach, config: Config) -> Result<Client, CliError>
         }
     };
     Ok(Client::connect(endpoint, config)?)
+}
+
+/// Tells what is no address from one where nobody answers.
+fn check_address(flag: &str, text: &str) -> Result<(), CliError> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
+        _ => Err(CliError::usage(format!("{flag} {text:?} should be HOST:PORT, as in 127.0.0.1:7700"))),
+    }
 }
 
 fn home_dir(reach: &args::Reach) -> Result<std::path::PathBuf, CliError> {

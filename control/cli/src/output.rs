@@ -34,8 +34,12 @@ pub(crate) fn human_bytes(bytes: u64) -> String {
     }
 }
 
-/// Milliseconds since 1970 as 2026-11-22 07:40:01, in UTC.
+/// Milliseconds since 1970 as 2026-11-22 07:40:01, in UTC; a dash for 0, which says that there is no time: directories of an
+/// object store and mount points have none.
 pub(crate) fn time(ms: u64) -> String {
+    if ms == 0 {
+        return format!("{:<19}", "-");
+    }
     let seconds = ms / 1000;
     let (days, second) = (seconds / 86_400, seconds % 86_400);
     // Days to a civil date, after Howard Hinnant, "chrono-compatible low-level date algorithms".
@@ -87,16 +91,27 @@ pub(crate) fn json_line(out: &mut impl Write, value: &serde_json::Value) -> io::
     writeln!(out, "{value}")
 }
 
-/// Text from outside as it may be shown on a terminal: control characters cannot move its cursor.
+/// Text from outside as it may be shown on a terminal: it can neither move the cursor, nor turn what follows around, nor
+/// look like another name by what is not seen of it.
 pub(crate) fn shown(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
-        if c.is_control() {
+        if c.is_control() || is_unseen(c) {
             shown.extend(c.escape_default())
         } else {
             shown.push(c)
         }
         shown
     })
+}
+
+/// Whether a character is of those that change or hide others and have no shape themselves: Unicode's general category Cf
+/// (format), line and paragraph separators, and fillers that are drawn as nothing. The joiners (U+200C, U+200D), which
+/// Persian, Indic scripts and emoji are written with, and the selectors of variants are left alone.
+fn is_unseen(c: char) -> bool {
+    matches!(c,
+        '\u{ad}' | '\u{34f}' | '\u{600}'..='\u{605}' | '\u{61c}' | '\u{6dd}' | '\u{70f}' | '\u{115f}' | '\u{1160}'
+        | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+        | '\u{3164}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
 }
 
 /// A URI without the user and password that it may hold.
@@ -123,7 +138,8 @@ mod tests {
             [0, 1023, 1024, 1536, 10 << 20, 5 << 40].map(human_bytes),
             ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "10 MiB", "5.0 TiB"]
         );
-        assert_eq!(time(0), "1970-01-01 00:00:00");
+        assert_eq!(time(1), "1970-01-01 00:00:00");
+        assert_eq!((time(0).trim_end(), time(0).len()), ("-", time(1).len()));
         assert_eq!(time(951_782_400_000), "2000-02-29 00:00:00");
         assert_eq!(time(1_795_333_201_999), "2026-11-22 07:40:01");
         assert_eq!(human_nanos(1234.0), "1.2 us");
@@ -132,6 +148,18 @@ mod tests {
     #[test]
     fn names_cannot_move_the_cursor() {
         assert_eq!(shown("a\u{1b}[2Jb\nü"), "a\\u{1b}[2Jb\\nü");
+    }
+
+    #[test]
+    fn names_cannot_pose_as_others() {
+        // `ls` showed photo<U+202E>gpj.exe as photoexe.jpg.
+        assert_eq!(shown("photo\u{202e}gpj.exe"), "photo\\u{202e}gpj.exe");
+        for unseen in ['\u{200b}', '\u{2066}', '\u{2069}', '\u{feff}', '\u{2028}', '\u{ad}', '\u{e0041}'] {
+            assert_eq!(shown(&format!("a{unseen}b")), format!("a{}b", unseen.escape_unicode()));
+        }
+        for seen in ["ü", "日本", "👩\u{200d}🚀", "\u{2764}\u{fe0f}", "می\u{200c}خواهم", "שלום"] {
+            assert_eq!(shown(seen), seen);
+        }
     }
 
     #[test]

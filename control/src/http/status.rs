@@ -24,7 +24,7 @@ fn worker(worker: &WorkerInfo) -> Value {
     let counters: Map<String, Value> =
         worker.counters.each().map(|(name, value)| (name.to_owned(), value.into())).collect();
     json!({
-        "worker": worker.worker.0,
+        "worker": worker.worker.to_string(),
         // As text: a JavaScript number holds 53 bits.
         "incarnation": worker.incarnation.to_string(),
         "data_address": worker.data_address,

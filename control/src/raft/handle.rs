@@ -22,6 +22,7 @@ use super::keeper::{self, Pace};
 use super::latch::Latch;
 use super::log::{LogStore, index_after};
 use super::machine::Machine;
+use super::private;
 use super::proposer::{Faults, Proposal, Proposer};
 use super::snapshot::SnapshotDir;
 use super::storage::LogStorage;
@@ -243,7 +244,7 @@ async fn start<M: Machine>(
     mut machine: M,
     stopped: watch::Receiver<bool>,
 ) -> Result<Started<M>> {
-    std::fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
+    private::create_dir(dir).map_err(Error::io("create the folder", dir))?;
     let latch = Arc::new(Latch::default());
     let faults = Faults { dir: dir.into(), latch: latch.clone() };
     // The log first: it holds the lock.

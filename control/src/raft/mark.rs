@@ -17,10 +17,11 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
 use super::log::EntryId;
+use super::private;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"CtMk");
 const VERSION: u32 = 1;
@@ -46,7 +47,8 @@ pub(crate) struct MarkFile {
 impl MarkFile {
     /// Creates the file of a new log, durably but for the folder's entry.
     pub(crate) fn create(path: &Path) -> io::Result<MarkFile> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(private::FILE).open(path)?;
         let mut mark = MarkFile { file, sequence: 0 };
         mark.write(Mark::default())?;
         mark.write(Mark::default())?;

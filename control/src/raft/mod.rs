@@ -48,6 +48,7 @@ mod log;
 mod machine;
 mod mark;
 mod membership;
+mod private;
 mod proposer;
 mod snapshot;
 mod storage;

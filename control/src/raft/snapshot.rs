@@ -11,8 +11,9 @@
 //! its folder synced, before the one it replaces is removed; so there is a whole one at any moment
 //! after the first. It is checked wholly before any of it is believed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
@@ -22,6 +23,7 @@ use super::error::Error;
 use super::log::EntryId;
 use super::machine::{Machine, SnapshotWriter};
 use super::membership;
+use super::private;
 use super::types::{LogId, SnapshotMeta, StoredMembership};
 
 const MAGIC: [u8; 8] = *b"CTSNAP\0\x01";
@@ -103,7 +105,7 @@ impl SnapshotDir {
     /// Opens the folder, removes what a crash left there, and restores `machine` from the current
     /// snapshot if there is one.
     pub(crate) fn open(dir: &Path, machine: &mut impl Machine) -> Result<(SnapshotDir, Head), Error> {
-        fs::create_dir_all(dir).map_err(Error::io("create the folder", dir))?;
+        private::create_dir(dir).map_err(Error::io("create the folder", dir))?;
         let mut found = Vec::new();
         for entry in fs::read_dir(dir).map_err(Error::io("list", dir))? {
             let path = entry.map_err(Error::io("list", dir))?.path();
@@ -175,7 +177,9 @@ impl SnapshotDir {
         path: &Path,
         fill: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> io::Result<u64> {
-        let mut file = File::create(temporary)?;
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.read(true).write(true).create(true).truncate(true).mode(private::FILE).open(temporary)?;
         fill(&mut file)?;
         file.sync_all()?;
         fs::rename(temporary, path)?;

@@ -28,11 +28,14 @@ use super::error::Error;
 use super::latch::Latch;
 use super::log::{Ballot, Bounds, Done, EntryId, LogStats, LogStore, Record, index_after};
 use super::mark::{Mark, MarkFile};
+use super::private;
 
 /// raft-log reads a chunk through a buffer of this size when it replays it.
 const REPLAY_BUFFER_BYTES: usize = 1 << 20;
 /// Entries kept in memory beyond those of the open file, whatever their size.
 const CACHE_ENTRIES_MAX: usize = 100_000;
+/// How much is written between two looks at the modes of the log's files.
+const CLOSE_EVERY_BYTES: u64 = 1 << 20;
 /// Memory of records on their way to disk; appends wait beyond it.
 const FLUSH_QUEUE_BYTES_MAX: usize = 64 << 20;
 
@@ -145,13 +148,16 @@ pub(crate) struct WalLog {
     log: RaftLog<Wal>,
     mark: Arc<Mutex<MarkFile>>,
     latch: Arc<Latch>,
+    dir: PathBuf,
+    /// Where the log ended when its files were last closed to others.
+    closed_to_others: u64,
 }
 
 impl WalLog {
     /// Opens or creates the log under `dir`, checks it, and replays it.
     pub(crate) fn open(dir: &Path, config: &Config, latch: Arc<Latch>) -> Result<WalLog, Error> {
         let log_dir = dir.join("log");
-        fs::create_dir_all(&log_dir).map_err(Error::io("create the folder", &log_dir))?;
+        private::create_dir(&log_dir).map_err(Error::io("create the folder", &log_dir))?;
         let config = raft_log_config(&log_dir, config)?;
         // raft-log takes the lock itself when it opens; this one only keeps the checks below from
         // reading a log that another process is writing.
@@ -167,7 +173,15 @@ impl WalLog {
         }
         drop(lock);
         let log = RaftLog::open(Arc::new(config)).map_err(|error| open_error(&log_dir, error))?;
-        let wal = WalLog { log, mark: Arc::new(Mutex::new(mark_file)), latch };
+        let log_end = log.stat().open_chunk.global_end;
+        let wal = WalLog {
+            log,
+            mark: Arc::new(Mutex::new(mark_file)),
+            latch,
+            closed_to_others: log_end,
+            dir: log_dir.clone(),
+        };
+        private::close_files(&log_dir).map_err(Error::io("close to others", &log_dir))?;
         wal.check(mark, tail).map_err(|what| Error::corrupt(&log_dir, what))?;
         Ok(wal)
     }
@@ -198,6 +212,13 @@ impl WalLog {
     /// Hands what is pending, up to `written`, to the flusher, to be synced.
     fn flush(&mut self, written: Segment, done: Done) -> io::Result<()> {
         let wal_end = written.offset + written.size;
+        if wal_end - self.closed_to_others >= CLOSE_EVERY_BYTES {
+            // raft-log begins a file now and then, and has no say in its mode; the folder keeps others out meanwhile.
+            if let Err(error) = private::close_files(&self.dir) {
+                tracing::warn!(%error, "the log's files could not be closed to others");
+            }
+            self.closed_to_others = wal_end;
+        }
         let reached = Mark { wal_end, last: self.log.log_state().last().copied() };
         let flush = Flush { mark: self.mark.clone(), latch: self.latch.clone(), reached, done: Some(done) };
         self.log.flush(true, Some(flush)).map_err(|error| self.latch.trip("write the log", error))
@@ -393,6 +414,31 @@ mod tests {
     }
 
     const BALLOT: Ballot = Ballot { term: 2, elected: true, member: 1 };
+
+    /// The log's files had mode 0644: who copied a home gave the secrets of its mounts to all.
+    #[test]
+    fn no_file_of_the_log_is_open_to_others() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { chunk_bytes: 64 << 10, ..Config::default() };
+        let mut log = WalLog::open(dir.path(), &config, Arc::new(Latch::default())).unwrap();
+        let big = |index| Record { id: EntryId { term: 2, index }, payload: vec![7; 40 << 10].into() };
+        let modes = || {
+            let files = fs::read_dir(dir.path().join("log")).unwrap().map(|entry| entry.unwrap());
+            let closed = |file: &fs::DirEntry| file.metadata().unwrap().permissions().mode() & 0o077 == 0;
+            let (closed, open): (Vec<_>, Vec<_>) = files.partition(closed);
+            (closed.len(), open.len())
+        };
+        assert_eq!(modes().1, 0);
+        for index in 0..40 {
+            durably(&mut log, |log, done| log.append(&mut std::iter::once(big(index)), done));
+        }
+        let (closed, open) = modes();
+        assert!(closed > 10 && open < 20, "{closed} closed, {open} open: only the newest MiB may be");
+        drop(log);
+        drop(WalLog::open(dir.path(), &config, Arc::new(Latch::default())).unwrap());
+        assert_eq!(modes().1, 0);
+    }
 
     /// A log with a vote, ten entries, and a purge of the first three, all acknowledged.
     fn acknowledged(dir: &Path) -> Vec<Record> {

@@ -49,7 +49,6 @@ struct Shelf {
     /// None if the store has no such directory, or is done.
     pages: Option<Pages>,
     entries: VecDeque<citius_understore::Entry>,
-    after: String,
     unnameable: u64,
     asked: AskedAll,
 }
@@ -73,7 +72,7 @@ impl Service {
         let mounted = self.mounts.find(mount)?;
         let mut notes = Notes { chunk: VecDeque::new(), after: list.after.clone(), is_over: false };
         self.refill_notes(&path, &mut notes);
-        let mut shelf = self.shelf(&mounted, &path, list.after)?;
+        let mut shelf = self.shelf(&mounted, &path, &list.after)?;
         match self.refill_shelf(&path, &mut shelf).await {
             Err(failure) if failure.status == Status::NotFound && is_known => shelf.pages = None,
             other => other?,
@@ -102,10 +101,10 @@ impl Service {
         Ok(page)
     }
 
-    fn shelf(&self, mounted: &Mounted, path: &NamespacePath, after: String) -> Result<Shelf, Failure> {
-        let pages = mounted.store()?.list(&store_path_of(mounted, path)?);
+    fn shelf(&self, mounted: &Mounted, path: &NamespacePath, after: &str) -> Result<Shelf, Failure> {
+        let pages = mounted.store()?.list(&store_path_of(mounted, path)?, after);
         let asked = self.cache.asking_all(self.now_ms());
-        Ok(Shelf { pages: Some(pages), entries: VecDeque::new(), after, unnameable: 0, asked })
+        Ok(Shelf { pages: Some(pages), entries: VecDeque::new(), unnameable: 0, asked })
     }
 
     /// Takes the next chunk of the log's names.
@@ -123,7 +122,7 @@ impl Service {
         }
     }
 
-    /// Takes pages of the store until one has a name that is wanted.
+    /// Takes pages of the store until one has a name.
     async fn refill_shelf(&self, path: &NamespacePath, shelf: &mut Shelf) -> Result<(), Failure> {
         while shelf.entries.is_empty() {
             let Some(pages) = &mut shelf.pages else { return Ok(()) };
@@ -132,8 +131,7 @@ impl Service {
                 Some(Err(error)) => return Err(failure::of_store(&error, path)),
                 Some(Ok(Page { entries, refused })) => {
                     shelf.unnameable += refused.len() as u64;
-                    let after = shelf.after.as_str();
-                    shelf.entries = entries.into_iter().filter(|entry| entry.name.as_str() > after).collect();
+                    shelf.entries = entries.into();
                 }
             }
         }

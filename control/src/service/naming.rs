@@ -120,7 +120,7 @@ impl Service {
     /// Checks that a directory has no entries, before the log hides it.
     async fn check_empty(&self, sight: &Sight, path: &NamespacePath) -> Result<(), Failure> {
         let is_empty_in_log = self.state(|state| state.children(path, "").next().is_none());
-        let mut pages = sight.mounted.store()?.list(&super::sight::store_path_of(&sight.mounted, path)?);
+        let mut pages = sight.mounted.store()?.list(&super::sight::store_path_of(&sight.mounted, path)?, "");
         let mut is_empty = is_empty_in_log;
         while is_empty && let Some(page) = pages.next().await {
             match page {

@@ -50,8 +50,8 @@ fn metrics_and_status_say_what_is() {
     for line in [
         "citius_master_up 1",
         "citius_workers_live 1",
-        "citius_worker_live{worker=\"5\"} 1",
-        "citius_worker_hits_total{worker=\"5\"} 0",
+        "citius_worker_live{worker=\"0000000000000005\"} 1",
+        "citius_worker_hits_total{worker=\"0000000000000005\"} 0",
         "citius_mount_read_bytes_total{mount=\"/a\\\"b\"} 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
@@ -64,7 +64,7 @@ fn metrics_and_status_say_what_is() {
     let status = page(&rig, "/api/v1/status");
     let (_, body) = status.split_once("\r\n\r\n").unwrap();
     let status: serde_json::Value = serde_json::from_str(body).unwrap();
-    assert_eq!(status["workers"][0]["worker"], 5);
+    assert_eq!(status["workers"][0]["worker"], "0000000000000005");
     assert_eq!(status["mounts"][1]["path"], "/a\"b");
     assert_eq!(status["rpc_address"], rig.master().rpc_address().to_string());
     assert!(page(&rig, "/readyz").ends_with("ready\n"));

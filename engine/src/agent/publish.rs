@@ -164,17 +164,19 @@ async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step
                     drop(done.send(Ok(())));
                     continue;
                 }
+                // The block could not be had just now; its writer asks again.
+                Err(failure) if failure.status.is_retryable() && !publication.is_torn => {
+                    drop(done.send(Err(failure)));
+                    continue;
+                }
                 Err(failure) => {
+                    let failure = last_word(failure);
                     drop(done.send(Err(failure.clone())));
-                    if failure.status.is_retryable() && !publication.is_torn {
-                        // The block could not be had just now; its writer asks again.
-                        continue;
-                    }
                     failure
                 }
             },
             Step::Publish { length, done } => {
-                let result = publication.publish(length).await;
+                let result = publication.publish(length).await.map_err(last_word);
                 steps.close();
                 drop(done.send(result.clone()));
                 match result {
@@ -232,8 +234,11 @@ impl Publication<'_> {
         let bytes = self.node.block_of_writer(&self.right, index, length).await?;
         self.begin().await?;
         self.is_torn = true;
-        self.begin().await?.write(bytes).await.map_err(|error| failure::of_store(&error))?;
-        self.log_upload().await?;
+        let written = self.begin().await?.write(bytes).await.map_err(|error| failure::of_store(&error));
+        // Also when its first parts failed: what took no parts may not take its removal either, and who reads the log
+        // can try again.
+        let logged = self.log_upload().await;
+        written.and(logged)?;
         self.is_torn = false;
         self.node.staged(&self.right, index).await;
         self.next_index += 1;
@@ -415,6 +420,15 @@ impl Publication<'_> {
     fn path(&self) -> Result<StorePath, Failure> {
         StorePath::parse(&self.right.path).map_err(|error| failure::of_store(&error))
     }
+}
+
+/// The failure that ends a file's publication. Who is told that it may pass would ask again, and would be asked for the
+/// blocks that are gone; so it is not told that.
+fn last_word(failure: Failure) -> Failure {
+    if !failure.status.is_retryable() {
+        return failure;
+    }
+    Failure::new(Status::UnderStore, format!("{}; the write is given up, begin it anew", failure.message))
 }
 
 /// Why a publication failed. That something is at the path which was not when the file was created is a conflict.

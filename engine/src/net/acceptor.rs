@@ -240,6 +240,31 @@ async fn pause_after(error: &std::io::Error) {
     sleep(ACCEPT_PAUSE).await;
 }
 
+/// Removes the sockets of a folder that nobody listens on: a killed process leaves its own, and may never start again where
+/// it had that name. What cannot be looked at or removed is another's, and stays.
+///
+/// A socket younger than `age_min` may be bound already and not listen yet.
+pub(crate) fn sweep_sockets(dir: &Path, age_min: Duration) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let is_socket = entry.file_type().is_ok_and(|kind| std::os::unix::fs::FileTypeExt::is_socket(&kind));
+        let age = entry.metadata().and_then(|found| found.modified()).ok().and_then(|time| time.elapsed().ok());
+        if is_socket && age.is_some_and(|age| age >= age_min) && is_dead(&entry.path()) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// Whether a socket refuses connections, which one whose listener is merely busy does not.
+fn is_dead(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+    let Ok(address) = SocketAddrUnix::new(path) else { return false };
+    // Without waiting: the queue of a stopped process may be full.
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let Ok(socket) = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None) else { return false };
+    connect(&socket, &address) == Err(rustix::io::Errno::CONNREFUSED)
+}
+
 /// Binds the Unix socket, replacing one that a dead process left behind.
 pub(crate) fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
     match std::fs::remove_file(path) {
@@ -251,4 +276,32 @@ pub(crate) fn bind_unix(path: &Path) -> std::io::Result<UnixListener> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     Ok(listener)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Killed processes left their sockets in the runtime folder for ever.
+    #[tokio::test]
+    async fn sockets_of_the_dead_go_and_those_of_the_living_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        drop(std::os::unix::net::UnixListener::bind(at("dead.sock")).unwrap());
+        std::fs::write(at("file.sock"), "").unwrap();
+        let _living = bind_unix(&at("living.sock")).unwrap();
+        // Its queue is full: a connection waits, and is not refused.
+        let busy =
+            rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::STREAM, None).unwrap();
+        rustix::net::bind(&busy, &rustix::net::SocketAddrUnix::new(at("busy.sock")).unwrap()).unwrap();
+        rustix::net::listen(&busy, 0).unwrap();
+        let _waiting = std::os::unix::net::UnixStream::connect(at("busy.sock")).unwrap();
+
+        sweep_sockets(folder.path(), Duration::from_secs(3600));
+        assert!(at("dead.sock").exists(), "it may be about to listen");
+        sweep_sockets(folder.path(), Duration::ZERO);
+        let names = ["dead.sock", "file.sock", "living.sock", "busy.sock"].map(|name| at(name).exists());
+        assert_eq!(names, [false, true, true, true]);
+    }
 }

@@ -167,7 +167,7 @@ impl UnderStore for MemoryStore {
         self.shared.state.lock().stat(path)
     }
 
-    fn list(&self, dir: &StorePath) -> Pages {
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
         self.shared.traffic.count_request();
         let state = self.shared.state.lock();
         match state.stat(dir) {
@@ -182,7 +182,7 @@ impl UnderStore for MemoryStore {
         let mut entries: Vec<Entry> = state
             .below(dir)
             .into_iter()
-            .filter(|path| !path[skip..].contains('/'))
+            .filter(|path| !path[skip..].contains('/') && &path[skip..] > after)
             .map(|path| Entry {
                 name: path[skip..].to_owned(),
                 stat: match &state.nodes[&path] {

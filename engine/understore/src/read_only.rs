@@ -47,8 +47,8 @@ impl UnderStore for ReadOnly {
         self.inner.stat(path).await
     }
 
-    fn list(&self, dir: &StorePath) -> Pages {
-        self.inner.list(dir)
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
+        self.inner.list(dir, after)
     }
 
     async fn read(

@@ -201,8 +201,8 @@ pub trait UnderStore: Send + Sync + fmt::Debug {
     /// What is at a path.
     async fn stat(&self, path: &StorePath) -> Result<Stat>;
 
-    /// The names in a directory.
-    fn list(&self, dir: &StorePath) -> Pages;
+    /// The names in a directory that come after `after` in byte order; all of them after the empty name.
+    fn list(&self, dir: &StorePath, after: &str) -> Pages;
 
     /// Reads `range` of the version `token` into `landing`, all of it or an error.
     async fn read(

@@ -192,7 +192,7 @@ async fn keys_that_cannot_be_served_are_refusals(server: &Server) {
             .unwrap();
         assert!(http.execute(request).await.unwrap().status().is_success());
     }
-    let pages: Vec<_> = store.list(&StorePath::root()).try_collect().await.unwrap();
+    let pages: Vec<_> = store.list(&StorePath::root(), "").try_collect().await.unwrap();
     assert_eq!(pages.len(), 1);
     assert_eq!(pages[0].entries.iter().map(|entry| entry.name.as_str()).collect::<Vec<_>>(), ["fine"]);
     let refused: Vec<_> = pages[0].refused.iter().map(|refusal| refusal.name.as_str()).collect();

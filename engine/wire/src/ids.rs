@@ -64,10 +64,23 @@ id_number! {
     /// A mount, never reused within a cluster.
     MountId(u32)
 }
-id_number! {
-    /// A worker: a node's shards. It keeps its id over restarts; see [`Incarnation`].
-    WorkerId(u64)
+/// A worker: a node's shards. It keeps its id over restarts; see [`Incarnation`]. It is drawn at random and printed as 16
+/// hexadecimal digits.
+#[derive(Archive, Serialize, Deserialize, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(pub u64);
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
 }
+
+impl fmt::Debug for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerId({self})")
+    }
+}
+
 id_number! {
     /// One life of a worker process. Memory does not outlive it.
     Incarnation(u64)
@@ -151,6 +164,16 @@ mod tests {
         assert_eq!(FileKey::from_hex(&"zz".repeat(16)), None);
         assert_eq!(FileKey::from_hex(&"+1".repeat(16)), None);
         assert_eq!(FileKey::from_hex(&"é".repeat(16)), None);
+    }
+
+    #[test]
+    fn a_worker_is_called_the_same_everywhere() {
+        // A log said 11068046444225730969 of what `citius cluster` calls 9999999999999999.
+        let worker = WorkerId(0xab_cdef);
+        assert_eq!(
+            (worker.to_string().as_str(), format!("{worker:?}").as_str()),
+            ("0000000000abcdef", "WorkerId(0000000000abcdef)")
+        );
     }
 
     #[test]

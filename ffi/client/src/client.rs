@@ -171,7 +171,7 @@ impl Shared {
         let batch = Batch { first, operations: vec![operation] };
         let mut retry = Retry::new(deadline, self);
         loop {
-            let mut results = self.ask_master(&batch, deadline)?.results;
+            let mut results = self.ask_master(&batch, deadline).map_err(|error| retry.cause(error))?.results;
             match (results.pop(), results.is_empty()) {
                 (Some(Ok(outcome)), true) => return Ok(outcome),
                 (Some(Err(failure)), true) if failure.status.is_retryable() => retry.pause(failure.into())?,

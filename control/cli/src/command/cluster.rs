@@ -37,7 +37,7 @@ fn print(cluster: &ClusterInfo, out: &mut impl Write) -> io::Result<()> {
         let counters = &worker.counters;
         let reads = counters.hits + counters.misses;
         vec![
-            format!("{:016x}", worker.worker.0),
+            worker.worker.to_string(),
             worker.data_address.clone(),
             if worker.live { "live".to_owned() } else { format!("lost {} s ago", worker.seen_ms_ago / 1000) },
             worker.shards.to_string(),
@@ -71,7 +71,7 @@ fn worker_json(worker: &WorkerInfo) -> Value {
     let counters: Map<String, Value> =
         worker.counters.each().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
     json!({
-        "id": format!("{:016x}", worker.worker.0),
+        "id": worker.worker.to_string(),
         "incarnation": worker.incarnation.0,
         "data": worker.data_address,
         "live": worker.live,

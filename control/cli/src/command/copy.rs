@@ -1,12 +1,13 @@
 //! `citius cp`: into the namespace, out of it, and within it.
 
+use super::interrupt::Interrupt;
 use super::pool::{self, Tasks};
 use super::progress::Progress;
 use super::walk::Walk;
 use crate::args::{CpArgs, Reach, WriteTypeFlag};
 use crate::error::CliError;
-use crate::output::{human_bytes, say, shown};
-use citius_client::{Client, CreateOptions, EntryKind, Status, WriteType};
+use crate::output::shown;
+use citius_client::{Client, CreateOptions, EntryKind, MountInfo, NamespacePath, Status, WriteType};
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::MetadataExt;
@@ -75,6 +76,42 @@ impl Side {
         }
     }
 
+    /// Whether it is `dir` or would come to lie in it, so that a copy of `dir` would never come to its end. One folder may
+    /// have several names: a path of this machine, and one for each mount of it.
+    fn is_in(&self, dir: &Self, mounts: &[MountInfo]) -> bool {
+        if let (Self::Namespace(path), Self::Namespace(dir)) = (self, dir)
+            && let (Ok(path), Ok(dir)) = (NamespacePath::parse(path), NamespacePath::parse(dir))
+            && path.is_under(&dir)
+        {
+            return true;
+        }
+        match (self.folder(mounts), dir.folder(mounts)) {
+            (Some(path), Some(dir)) => path.starts_with(dir),
+            _ => false,
+        }
+    }
+
+    /// Where it is among the folders of this machine, links resolved as far as there are any; `None` if it is not there.
+    fn folder(&self, mounts: &[MountInfo]) -> Option<PathBuf> {
+        let path = match self {
+            Self::Local(path) => std::path::absolute(path).ok()?,
+            Self::Namespace(path) => {
+                let path = NamespacePath::parse(path).ok()?;
+                let within = |mount: &MountInfo| {
+                    let at = NamespacePath::parse(&mount.path).ok()?;
+                    let uri =
+                        mount.uri.strip_prefix("file://").or(mount.uri.strip_prefix("file:")).unwrap_or(&mount.uri);
+                    let below = path.relative_to(&at)?;
+                    Some((at.as_str().len(), uri.starts_with('/').then(|| Path::new(uri).join(below))))
+                };
+                mounts.iter().filter_map(within).max_by_key(|(depth, _)| *depth)?.1?
+            }
+        };
+        let found = path.ancestors().find_map(|above| Some((above, fs::canonicalize(above).ok()?)));
+        let (above, real) = found?;
+        Some(real.join(path.strip_prefix(above).ok()?))
+    }
+
     fn make_dir(&self, client: &Client) -> Result<(), CliError> {
         match self {
             Self::Local(path) => fs::create_dir_all(path).map_err(|error| local(path, &error)),
@@ -101,28 +138,34 @@ pub(crate) fn run(client: &Client, reach: &Reach, args: &CpArgs) -> Result<(), C
     }
     let progress = Progress::new(reach, "copying");
     let bytes = AtomicU64::new(0);
+    let interrupt = Interrupt::watch()?;
     let sum = pool::run(
         args.jobs,
         |tasks| {
             for from in &args.from {
                 let from = Side::parse(from);
-                let target = if to_is_dir == Some(true) { to.join(&from.name()?) } else { to.clone() };
-                find(client, args, &from, &target, tasks, &progress)?;
+                let name = || if to_is_dir == Some(true) { Ok(to.join(&from.name()?)) } else { Ok(to.clone()) };
+                // What is wrong with one does not keep the others from being copied.
+                if let Err(error) =
+                    name().and_then(|target| find(client, args, &from, &target, tasks, &progress, &interrupt))
+                {
+                    tasks.send(Err(error)).map_err(|_| cut_short())?;
+                }
             }
             Ok(())
         },
         |task: Task| {
+            interrupt.check()?;
             copy(client, args, &task, |count| {
                 bytes.fetch_add(count, Ordering::Relaxed);
                 progress.done(count);
+                interrupt.check()
             })
         },
     );
     progress.end();
-    if !reach.quiet && !reach.json {
-        say!("copied {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
-    }
-    sum.into_result("files copied")
+    interrupt.check()?;
+    sum.end(reach, "copied", bytes.into_inner())
 }
 
 /// Finds the files below `from` and makes the directories that they go to. What fails is of one name, and the others are
@@ -134,20 +177,27 @@ fn find(
     to: &Side,
     tasks: &Tasks<Task>,
     progress: &Progress,
+    interrupt: &Interrupt,
 ) -> Result<(), CliError> {
     let is_dir = from.is_dir(client)?.ok_or_else(|| missing(from))?;
     if is_dir && !args.recursive {
         return Err(CliError::usage(format!("{from} is a directory: copy it with cp -r")));
     }
-    let send = |task| tasks.send(task).map_err(|_| CliError::failure("copying was cut short"));
+    if is_dir && to.is_in(from, &client.mounts()?) {
+        return Err(CliError::usage(format!("{from} cannot be copied into itself, as {to}")));
+    }
+    let send = |task| {
+        interrupt.check()?;
+        tasks.send(task).map_err(|_| cut_short())
+    };
     match from {
         Side::Namespace(path) => {
             let mut base = None;
             for found in Walk::new(client, path)? {
                 let found = match found {
                     Ok(found) => found,
-                    Err(error) => {
-                        send(Err(error))?;
+                    Err(miss) => {
+                        send(Err(miss.into()))?;
                         continue;
                     }
                 };
@@ -184,6 +234,10 @@ fn find(
         }
     }
     Ok(())
+}
+
+fn cut_short() -> CliError {
+    CliError::failure("copying was cut short")
 }
 
 /// What is said of a source that is not there. A path of this machine is easily taken for one.
@@ -223,7 +277,12 @@ fn leads_back(path: &Path, metadata: &fs::Metadata, top: &Path) -> bool {
     ids.any(|id| id == (metadata.dev(), metadata.ino()))
 }
 
-fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Result<(), CliError> {
+fn copy(
+    client: &Client,
+    args: &CpArgs,
+    task: &Task,
+    moved: impl Fn(u64) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     match (&task.from, &task.to) {
         (Side::Local(from), Side::Namespace(to)) => {
             let mut file = fs::File::open(from).map_err(|error| local(from, &error))?;
@@ -235,7 +294,7 @@ fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Res
                     break;
                 }
                 writer.append(&buffer[..count])?;
-                moved(count as u64);
+                moved(count as u64)?;
             }
             writer.close()?;
         }
@@ -243,8 +302,7 @@ fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Res
             let mut writer = client.create(to, options(args))?;
             read_all(client, from, |chunk| {
                 writer.append(chunk)?;
-                moved(chunk.len() as u64);
-                Ok(())
+                moved(chunk.len() as u64)
             })?;
             writer.close()?;
         }
@@ -260,21 +318,43 @@ fn copy(client: &Client, args: &CpArgs, task: &Task, moved: impl Fn(u64)) -> Res
 }
 
 /// Copies out under a passing name, so that a file of the right name is a whole one.
-fn take_out(client: &Client, args: &CpArgs, from: &str, to: &Path, moved: impl Fn(u64)) -> Result<(), CliError> {
+fn take_out(
+    client: &Client,
+    args: &CpArgs,
+    from: &str,
+    to: &Path,
+    moved: impl Fn(u64) -> Result<(), CliError>,
+) -> Result<(), CliError> {
     if !args.force && to.exists() {
-        return Err(CliError::failure(format!("{} exists already: replace it with cp --force", to.display())));
+        return Err(exists_already(to));
     }
     let passing = passing_name(to);
     let write = || -> Result<(), CliError> {
         let mut file = fs::File::create(&passing).map_err(|error| local(&passing, &error))?;
         read_all(client, from, |chunk| {
             file.write_all(chunk).map_err(|error| local(&passing, &error))?;
-            moved(chunk.len() as u64);
-            Ok(())
+            moved(chunk.len() as u64)
         })?;
-        fs::rename(&passing, to).map_err(|error| local(to, &error))
+        put_at(&passing, to, args.force)
     };
     write().inspect_err(|_| drop(fs::remove_file(&passing)))
+}
+
+/// Gives a whole file its name. Unless it may replace, what came to be there meanwhile stays.
+fn put_at(passing: &Path, to: &Path, replace: bool) -> Result<(), CliError> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    use rustix::io::Errno;
+    let flags = if replace { RenameFlags::empty() } else { RenameFlags::NOREPLACE };
+    match renameat_with(CWD, passing, CWD, to, flags) {
+        Err(Errno::EXIST) => Err(exists_already(to)),
+        // Not every file system can refuse to replace; that nothing was there was looked at before.
+        Err(Errno::INVAL) if !replace => fs::rename(passing, to).map_err(|error| local(to, &error)),
+        other => other.map_err(|errno| local(to, &errno.into())),
+    }
+}
+
+fn exists_already(to: &Path) -> CliError {
+    CliError::failure(format!("{} exists already: replace it with cp --force", to.display()))
 }
 
 /// A name beside `to` that no other copy of this machine uses: not longer for a long name, which may have no room.

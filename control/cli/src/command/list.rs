@@ -36,7 +36,7 @@ fn one(client: &Client, reach: &Reach, args: &LsArgs, path: &str, out: &mut impl
                 below.push(whole);
             }
         }
-        if listing.unnameable() > 0 && !reach.quiet {
+        if listing.unnameable() > 0 && !reach.quiet && !reach.json {
             out.flush()?;
             say!("citius: {}", super::not_shown(&dir, listing.unnameable()));
         }

@@ -3,6 +3,7 @@
 mod bench;
 mod cluster;
 mod copy;
+mod interrupt;
 mod list;
 mod mount;
 mod names;
@@ -59,7 +60,7 @@ fn not_shown(dir: &str, names: u64) -> String {
     )
 }
 
-/// Goes on over several paths when one fails: each failure is said, and the end is `Partial` if some went well.
+/// Goes on over several paths when one fails: each failure is kept, and the end is `Partial` if some went well.
 fn for_each<T>(items: &[T], mut one: impl FnMut(&T) -> Result<(), CliError>) -> Result<(), CliError> {
     let mut failed = Vec::new();
     for item in items {
@@ -69,16 +70,10 @@ fn for_each<T>(items: &[T], mut one: impl FnMut(&T) -> Result<(), CliError>) -> 
             Err(error) => failed.push(error),
         }
     }
-    let all = failed.len() == items.len();
-    match failed.pop() {
-        None => Ok(()),
-        Some(last) if all => {
-            failed.iter().for_each(|error| error.report(false));
-            Err(last)
-        }
-        Some(last) => {
-            failed.iter().for_each(|error| error.report(false));
-            Err(CliError::partial(format!("{} ({} of {} failed)", last.message(), failed.len() + 1, items.len())))
-        }
+    let Some(last) = failed.pop() else { return Ok(()) };
+    if failed.len() + 1 == items.len() {
+        return Err(last.behind(failed));
     }
+    let words = format!("{} ({} of {} failed)", last.message(), failed.len() + 1, items.len());
+    Err(CliError::partial(words).behind(failed))
 }

@@ -1,6 +1,9 @@
 //! A few threads that do the tasks of a command as they are found, and collect what failed.
 
+use crate::args::Reach;
 use crate::error::CliError;
+use crate::output::{human_bytes, json_line, say};
+use serde_json::json;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -19,15 +22,24 @@ pub(crate) struct Sum {
 const FAILURES_KEPT: usize = 20;
 
 impl Sum {
-    /// The end of a command: said in full, as failure of all or of a part.
-    pub(crate) fn into_result(mut self, what: &str) -> Result<(), CliError> {
-        let Some(last) = self.failures.pop() else { return Ok(()) };
-        self.failures.iter().for_each(|error| error.report(false));
-        if self.done == 0 && self.failed == 1 {
-            return Err(last);
+    /// The end of a command that moved `bytes`: says what was done, and gives the failure of all or of a part. `what` was
+    /// done is one word, as in `copied`.
+    pub(crate) fn end(mut self, reach: &Reach, what: &str, bytes: u64) -> Result<(), CliError> {
+        if reach.json {
+            let sum = json!({ "files": self.done, "failed": self.failed, "bytes": bytes });
+            json_line(&mut std::io::stdout().lock(), &sum)?;
+        } else if !reach.quiet && (self.done > 0 || self.failed == 0) {
+            say!("{what} {} in {} file(s)", human_bytes(bytes), self.done);
         }
-        last.report(false);
-        Err(CliError::partial(format!("{} {what}, {} failed", self.done, self.failed)))
+        match self.failures.pop() {
+            None => Ok(()),
+            Some(only) if self.done == 0 && self.failed == 1 => Err(only),
+            Some(last) => {
+                self.failures.push(last);
+                let words = format!("{} files {what}, {} failed", self.done, self.failed);
+                Err(CliError::partial(words).behind(self.failures))
+            }
+        }
     }
 }
 
@@ -80,6 +92,7 @@ fn note(sum: &Mutex<Sum>, result: Result<(), CliError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn every_task_is_done_once_and_failures_are_counted() {
@@ -100,6 +113,8 @@ mod tests {
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..1000));
         assert_eq!((sum.done, sum.failed, sum.failures.len()), (900, 101, FAILURES_KEPT));
-        assert_eq!(sum.into_result("copied").unwrap_err().code(), 7);
+        let reach =
+            Reach { home: None, master: None, token_file: None, json: false, quiet: true, timeout: Duration::ZERO };
+        assert_eq!(sum.end(&reach, "copied", 0).unwrap_err().code(), 7);
     }
 }

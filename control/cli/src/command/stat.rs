@@ -54,7 +54,7 @@ fn print(info: &FileInfo, blocks: &[ResidentBlock], out: &mut impl Write) -> io:
     let field = |out: &mut dyn Write, name: &str, value: String| writeln!(out, "  {name:<10} {value}");
     if info.kind == EntryKind::Directory {
         field(out, "kind", if info.is_mount { "directory, a mount" } else { "directory" }.to_owned())?;
-        return field(out, "modified", time(info.modified_ms));
+        return field(out, "modified", time(info.modified_ms).trim_end().to_owned());
     }
     field(out, "kind", "file".to_owned())?;
     field(out, "length", format!("{} ({} bytes)", human_bytes(info.length), info.length))?;

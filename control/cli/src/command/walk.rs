@@ -11,8 +11,30 @@ pub(crate) struct Found {
     pub(crate) info: FileInfo,
 }
 
-/// Walks what is at a path and below it, directories before what is in them. An error is of one directory, and the walk
-/// goes on with the others; names that a directory does not show are one.
+/// Why something is not found. The walk goes on behind it.
+pub(crate) enum Miss {
+    /// A path cannot be looked at, or a directory not be listed.
+    Failed(CliError),
+    /// Names that a directory does not show, because nothing can be done with them: the words that say so.
+    NotShown(String),
+}
+
+impl From<CliError> for Miss {
+    fn from(error: CliError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<Miss> for CliError {
+    fn from(miss: Miss) -> Self {
+        match miss {
+            Miss::Failed(error) => error,
+            Miss::NotShown(words) => Self::failure(words),
+        }
+    }
+}
+
+/// Walks what is at a path and below it, directories before what is in them.
 pub(crate) struct Walk<'a> {
     client: &'a Client,
     first: Option<Found>,
@@ -35,11 +57,11 @@ impl<'a> Walk<'a> {
 }
 
 impl Iterator for Walk<'_> {
-    type Item = Result<Found, CliError>;
+    type Item = Result<Found, Miss>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if let Some(first) = self.first.take() {
-            return Some(self.enter(&first).map(|()| first));
+            return Some(self.enter(&first).map(|()| first).map_err(Miss::from));
         }
         while let Some((dir, listing)) = self.open.last_mut() {
             match listing.next() {
@@ -47,16 +69,16 @@ impl Iterator for Walk<'_> {
                     let left_out = listing.unnameable();
                     let Some((dir, _)) = self.open.pop() else { break };
                     if left_out > 0 {
-                        return Some(Err(CliError::failure(super::not_shown(&dir, left_out))));
+                        return Some(Err(Miss::NotShown(super::not_shown(&dir, left_out))));
                     }
                 }
                 Some(Err(error)) => {
                     self.open.pop();
-                    return Some(Err(error.into()));
+                    return Some(Err(Miss::Failed(error.into())));
                 }
                 Some(Ok(info)) => {
                     let found = Found { path: format!("{}/{}", dir.trim_end_matches('/'), info.path), info };
-                    return Some(self.enter(&found).map(|()| found));
+                    return Some(self.enter(&found).map(|()| found).map_err(Miss::from));
                 }
             }
         }
@@ -65,12 +87,12 @@ impl Iterator for Walk<'_> {
 }
 
 /// Walks several paths and gives the files only.
-pub(crate) fn files<'a>(client: &'a Client, paths: &'a [String]) -> impl Iterator<Item = Result<Found, CliError>> + 'a {
+pub(crate) fn files<'a>(client: &'a Client, paths: &'a [String]) -> impl Iterator<Item = Result<Found, Miss>> + 'a {
     paths
         .iter()
         .flat_map(|path| match Walk::new(client, path) {
-            Ok(walk) => Box::new(walk) as Box<dyn Iterator<Item = Result<Found, CliError>>>,
-            Err(error) => Box::new(std::iter::once(Err(error))),
+            Ok(walk) => Box::new(walk) as Box<dyn Iterator<Item = Result<Found, Miss>>>,
+            Err(error) => Box::new(std::iter::once(Err(error.into()))),
         })
         .filter(|found| !matches!(found, Ok(found) if found.info.kind == EntryKind::Directory))
 }

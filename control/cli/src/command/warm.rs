@@ -2,10 +2,10 @@
 
 use super::pool::{self, Sum};
 use super::progress::Progress;
-use super::walk::{self, Found};
+use super::walk::{self, Found, Miss};
 use crate::args::{FreeArgs, LoadArgs, Reach};
 use crate::error::CliError;
-use crate::output::{human_bytes, say};
+use crate::output::say;
 use citius_client::Client;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +20,12 @@ pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<()
         client,
         &args.paths,
         args.jobs,
-        |found| progress.expect(found.info.length),
+        |found| {
+            if let Ok(found) = &found {
+                progress.expect(found.info.length);
+            }
+            Some(found.map_err(CliError::from))
+        },
         |found| {
             client.open(&found.path)?.load()?;
             bytes.fetch_add(found.info.length, Ordering::Relaxed);
@@ -29,10 +34,7 @@ pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<()
         },
     );
     progress.end();
-    if !reach.quiet {
-        say!("loaded {} in {} file(s)", human_bytes(bytes.into_inner()), sum.done);
-    }
-    sum.into_result("files loaded")
+    sum.end(reach, "loaded", bytes.into_inner())
 }
 
 /// Forgets the clean cached blocks of files.
@@ -42,31 +44,37 @@ pub(crate) fn free(client: &Client, reach: &Reach, args: &FreeArgs) -> Result<()
         client,
         &args.paths,
         FREE_JOBS,
-        |_| {},
+        |found| match found {
+            // What cannot be opened is not cached either.
+            Err(Miss::NotShown(words)) => {
+                if !reach.quiet && !reach.json {
+                    say!("citius: {words}");
+                }
+                None
+            }
+            found => Some(found.map_err(CliError::from)),
+        },
         |found| {
             bytes.fetch_add(client.open(&found.path)?.free()?, Ordering::Relaxed);
             Ok(())
         },
     );
-    if !reach.quiet {
-        say!("freed {} of {} file(s)", human_bytes(bytes.into_inner()), sum.done);
-    }
-    sum.into_result("files freed")
+    sum.end(reach, "freed", bytes.into_inner())
 }
 
-/// Does `one` for every file below the paths; `found` hears of each before.
+/// Does `one` for every file below the paths that `sift` lets through; what it makes an error counts as one.
 fn each_file(
     client: &Client,
     paths: &[String],
     jobs: u16,
-    found: impl Fn(&Found),
+    sift: impl Fn(Result<Found, Miss>) -> Option<Result<Found, CliError>>,
     one: impl Fn(Found) -> Result<(), CliError> + Sync,
 ) -> Sum {
     pool::run(
         jobs,
         |tasks| {
-            for file in walk::files(client, paths) {
-                tasks.send(file.inspect(&found)).map_err(|_| CliError::failure("it was cut short"))?;
+            for file in walk::files(client, paths).filter_map(sift) {
+                tasks.send(file).map_err(|_| CliError::failure("it was cut short"))?;
             }
             Ok(())
         },

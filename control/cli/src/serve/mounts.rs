@@ -64,7 +64,8 @@ pub(crate) fn read_option(text: &str) -> Result<(String, String), CliError> {
     Ok((key.to_owned(), value))
 }
 
-/// A folder given by a relative path becomes absolute: master and workers have their own working directories.
+/// A folder given by a relative path becomes absolute, as it is used: master and workers have their own working
+/// directories, and `..` behind a symbolic link is not what it looks like. A path that is absolute stays as it is given.
 pub(crate) fn whole_uri(uri: &str) -> Result<String, CliError> {
     let is_scheme = uri.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
@@ -77,6 +78,9 @@ pub(crate) fn whole_uri(uri: &str) -> Result<String, CliError> {
     };
     let path = std::path::absolute(folder)
         .map_err(|error| CliError::usage(format!("{folder:?} is no path of a folder: {error}")))?;
+    let climbs = path.components().any(|part| part == std::path::Component::ParentDir);
+    // Of what does not exist there is nothing to resolve; that it does not is told by the mount.
+    let path = if climbs { std::fs::canonicalize(&path).unwrap_or(path) } else { path };
     path.into_os_string().into_string().map_err(|path| {
         CliError::usage(format!("the path {} is not UTF-8, so it cannot be mounted", path.to_string_lossy()))
     })
@@ -104,7 +108,8 @@ pub(crate) fn ensure(client: &Client, mounts: &[MountFlag]) -> Result<(), CliErr
 
 fn same_uri(known: &str, asked: &str) -> bool {
     let bare = |uri: &str| {
-        uri.strip_prefix("file://").or(uri.strip_prefix("file:")).unwrap_or(uri).trim_end_matches('/').to_owned()
+        let bare = uri.strip_prefix("file://").or(uri.strip_prefix("file:")).unwrap_or(uri).trim_end_matches('/');
+        whole_uri(bare).unwrap_or_else(|_| bare.to_owned())
     };
     bare(known) == bare(&crate::output::redact_uri(asked))
 }
@@ -182,6 +187,9 @@ mod tests {
         let here = here.to_str().unwrap();
         assert_eq!(whole_uri("./x").unwrap(), format!("{here}/x"));
         assert_eq!(whole_uri("file:x y").unwrap(), format!("{here}/x y"));
+        // `mount ls` showed what was typed, with a `..` in it.
+        assert_eq!(whole_uri("./src/../tests").unwrap(), format!("{here}/tests"));
+        assert_eq!(whole_uri("file:src/..").unwrap(), here);
         assert_eq!(whole_uri("file:///x").unwrap(), "file:///x");
         assert_eq!(whole_uri("s3://b/p").unwrap(), "s3://b/p");
         assert_eq!(whole_uri("/a:b").unwrap(), "/a:b");

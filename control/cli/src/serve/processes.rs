@@ -88,6 +88,7 @@ pub(crate) fn run_worker(reach: &Reach, args: &WorkerArgs) -> Result<(), CliErro
     let master = reach.master.clone().ok_or_else(|| {
         CliError::usage("a worker needs --master HOST:PORT (and --token-file with the file token of the master's home)")
     })?;
+    crate::check_address("--master", &master)?;
     let home = Home::hold(&home_dir(reach)?, false)?;
     let token = match &reach.token_file {
         Some(file) => Endpoint::token_from_file(file)?,

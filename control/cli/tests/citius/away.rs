@@ -1,70 +1,146 @@
-//! A mounted folder whose file system stops answering: what it costs others, and what those are told who want it.
+//! A store that goes away in the middle of a write, and comes back or does not.
 
+use crate::bucket::Prefix;
 use crate::support::{Process, noise, poll, put};
-use citius_client::Config;
-use citius_understore::testing::FuseFolder;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-/// More than the master has threads for its clients, and more than a mount may keep waiting.
-const ASKING: usize = 40;
+/// Three blocks and a bit.
+const FILE_BYTES: usize = (3 << 26) + 12_345;
+const MIB: u64 = 1 << 20;
 
-/// One shard, one master: both once waited for the server of a folder together with whoever asked for a file in it, and
-/// with them everybody else.
+/// A way to a server that can be shut and opened again, at one address.
+struct Door {
+    address: SocketAddr,
+    server: String,
+    state: Arc<DoorState>,
+    listening: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct DoorState {
+    shut: AtomicBool,
+    streams: Mutex<Vec<TcpStream>>,
+    /// Bytes that went to the server.
+    passed: AtomicU64,
+}
+
+impl DoorState {
+    fn add(&self, bytes: u64) {
+        self.passed.fetch_add(bytes, Ordering::SeqCst);
+    }
+}
+
+impl Door {
+    fn to(endpoint: &str) -> Self {
+        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let server = endpoint.strip_prefix("http://").unwrap().to_owned();
+        let mut door = Self { address, server, state: Arc::default(), listening: None };
+        door.open();
+        door
+    }
+
+    fn open(&mut self) {
+        let listener = TcpListener::bind(self.address).unwrap();
+        let (state, server) = (Arc::clone(&self.state), self.server.clone());
+        state.shut.store(false, Ordering::SeqCst);
+        self.listening = Some(std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                if state.shut.load(Ordering::SeqCst) {
+                    return;
+                }
+                let (near, far) = (stream.unwrap(), TcpStream::connect(&server).unwrap());
+                state.streams.lock().unwrap().extend([near.try_clone().unwrap(), far.try_clone().unwrap()]);
+                let (back, forth) = (far.try_clone().unwrap(), near.try_clone().unwrap());
+                let counted = Arc::clone(&state);
+                std::thread::spawn(move || pass(near, far, |count| counted.add(count)));
+                std::thread::spawn(move || pass(back, forth, |_| {}));
+            }
+        }));
+    }
+
+    /// Refuses connections from now on, and breaks those there are.
+    fn shut(&mut self) {
+        self.state.shut.store(true, Ordering::SeqCst);
+        // The one that makes it look.
+        drop(TcpStream::connect(self.address));
+        self.listening.take().unwrap().join().unwrap();
+        for stream in self.state.streams.lock().unwrap().drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn wait_passed(&self, bytes: u64) {
+        poll("bytes on their way", || match self.state.passed.load(Ordering::SeqCst) {
+            passed if passed >= bytes => Ok(()),
+            passed => Err(format!("{passed}")),
+        });
+    }
+}
+
+fn pass(mut from: TcpStream, mut to: TcpStream, count: impl Fn(u64)) {
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..bytes]).is_err() {
+            break;
+        }
+        count(bytes as u64);
+    }
+    let _ = to.shutdown(Shutdown::Both);
+}
+
+fn copying(local: &Process, from: &str, to: &str) -> Child {
+    local.command(&["cp", from, to]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// The store is away for as long as a restart of it takes, in the second block.
 #[test]
-fn a_folder_that_does_not_answer_costs_only_its_own_requests() {
-    let (far_bytes, near_bytes) = (noise(300_000, 1), noise(5 << 20, 2));
-    let far = match FuseFolder::mount(&[("a", &far_bytes), ("b", &far_bytes)]) {
-        Ok(far) => far,
-        Err(error) if !rustix::process::geteuid().is_root() => {
-            println!("not run, as only root may mount a FUSE file system: {error}");
-            return;
-        }
-        Err(error) => panic!("{error}"),
-    };
-    let near = tempfile::tempdir().unwrap();
-    put(near.path().join("cold"), &near_bytes);
-    put(near.path().join("warm"), &near_bytes);
-    let mounts = [format!("/far={}", far.path().display()), format!("/near={}", near.path().display())];
-    let local = Process::local(&["--mount", &mounts[0], "--mount", &mounts[1]]);
-    assert!(local.run(&["cat", "/far/a"]) == far_bytes && local.run(&["cat", "/near/warm"]) == near_bytes);
+fn a_write_outlives_a_restart_of_its_store() {
+    let prefix = Prefix::new("away/short");
+    let mut door = Door::to(prefix.endpoint());
+    let local = prefix.local_at(&format!("http://{}", door.address));
+    let bytes = noise(FILE_BYTES, 91);
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f");
+    put(&source, &bytes);
+    let copy = copying(&local, &format!("file:{}", source.display()), "/data/f");
+    door.wait_passed(80 * MIB);
+    door.shut();
+    std::thread::sleep(Duration::from_secs(2));
+    door.open();
+    let output = copy.wait_with_output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(prefix.get("f").unwrap() == bytes);
+    assert_eq!(prefix.uploads(), [""; 0]);
+}
 
-    // Without maps, for which readers of a block would queue, each waiting for the folder once more.
-    let client = local.client_with(Config { timeout: Duration::from_secs(60), map: false, ..Config::default() });
-    let open: Vec<_> = (0..ASKING).map(|_| client.open("/far/b").unwrap()).collect();
-    far.hang();
-    std::thread::scope(|scope| {
-        let readers: Vec<_> = open
-            .iter()
-            .map(|file| scope.spawn(|| file.read_at(&mut vec![0; 4096], 0).unwrap_err().to_string()))
-            .collect();
-        let lookers: Vec<_> =
-            (0..ASKING).map(|_| scope.spawn(|| client.stat("/far/a").unwrap_err().to_string())).collect();
-        poll("somebody waits for the folder", || far.keeps_someone_waiting().then_some(()).ok_or_else(String::new));
-
-        assert_eq!(local.text(&["ls", "/near"]), "cold\nwarm\n");
-        assert!(local.run(&["cat", "/near/warm"]) == near_bytes);
-        assert!(local.run(&["cat", "/near/cold"]) == near_bytes, "what is not cached comes through the same shard");
-        local.run(&["mv", "/near/cold", "/near/moved"]);
-        local.run(&["cp", "/near/moved", "/near/copied"]);
-        assert!(std::fs::read(near.path().join("copied")).unwrap() == near_bytes);
-        local.run(&["cluster"]);
-        assert!(far.keeps_someone_waiting());
-
-        for asked in readers.into_iter().chain(lookers) {
-            let said = asked.join().unwrap();
-            let folder = format!("file://{}/", far.path().display());
-            assert!(said.contains("/far/") || said.contains(&folder), "{said}");
-            assert!(said.contains("no answer came from"), "{said}");
-        }
+/// A user was told that "block 1 was to be staged when block 0 was due" when the server had died; and the upload stayed in
+/// the bucket for ever, because it was only logged after its first block.
+#[test]
+fn a_write_whose_store_stays_away_says_so_and_leaves_nothing() {
+    let prefix = Prefix::new("away/long");
+    let mut door = Door::to(prefix.endpoint());
+    let local = prefix.local_at(&format!("http://{}", door.address));
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("f");
+    put(&source, &noise(FILE_BYTES, 92));
+    let copy = copying(&local, &format!("file:{}", source.display()), "/data/f");
+    door.wait_passed(16 * MIB);
+    door.shut();
+    let output = copy.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("does not answer") && said.contains("begin it anew"), "{said}");
+    assert_eq!(prefix.uploads(), ["f"], "the upload cannot be aborted while the store is away");
+    door.open();
+    poll("the upload is aborted", || match prefix.uploads() {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("{left:?}")),
     });
-    let said = local.fails(5, &["stat", "/far/a"]);
-    assert!(said.contains("/far/a") && said.contains(&format!("{}/a", far.path().display())), "{said}");
-    assert!(said.contains("see whether the server of this file system is up"), "{said}");
-    local.fails(5, &["ls", "/far"]);
-
-    far.answer();
-    poll("the folder is read again", || {
-        let output = local.try_run(&["cat", "/far/b"]);
-        (output.stdout == far_bytes).then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
-    });
+    assert_eq!(prefix.get("f"), None);
 }

@@ -458,3 +458,28 @@ fn silent_connections_do_not_shut_others_out() {
     drop(silent);
     serves(&local);
 }
+
+/// `--master nonsense` said that it cannot connect, exit code 5, as if trying again could help.
+#[test]
+fn an_address_that_is_none_is_a_usage_error() {
+    for master in ["nonsense", ":7700", "host:", "host:0", "host:99999", "host:7700x"] {
+        for command in [&["ls"][..], &["worker", "--home", "/nonexistent/citius-tests/w"]] {
+            let output = citius().args(["--master", master]).args(command).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{master}: {said}");
+            assert!(said.contains("HOST:PORT"), "{said}");
+        }
+    }
+}
+
+/// Where XDG_RUNTIME_DIR names a folder that is not there, as after su(1), nothing started at all.
+#[test]
+fn without_a_runtime_folder_all_goes_over_tcp() {
+    let (_data, flag) = data();
+    let local = Process::start_in(
+        &[("XDG_RUNTIME_DIR", "/proc/none/such")],
+        &["local", "--listen", "127.0.0.1:0", "--memory", "64MiB", "--shards", "1", "--mount", &flag],
+    );
+    serves(&local);
+    assert!(local.log().contains("served over TCP") && local.log().contains("/proc/none/such"), "{}", local.log());
+}

@@ -2,7 +2,7 @@
 
 use crate::support::Process;
 use citius_understore::testing::Server;
-use citius_understore::{Condition, FileId, StorePath, UnderStore};
+use citius_understore::{Condition, FileId, Remnant, StorePath, UnderStore};
 use futures::{TryStreamExt, stream};
 use std::sync::{Arc, Mutex, Weak};
 use tokio::runtime::Runtime;
@@ -50,9 +50,18 @@ impl Prefix {
     }
 
     fn options(&self) -> Vec<String> {
+        self.options_at(self.endpoint())
+    }
+
+    /// Where the server listens.
+    pub(crate) fn endpoint(&self) -> &str {
+        self.shared.server.endpoint()
+    }
+
+    fn options_at(&self, endpoint: &str) -> Vec<String> {
         let (key, secret) = self.shared.server.keys();
         [
-            format!("aws_endpoint={}", self.shared.server.endpoint()),
+            format!("aws_endpoint={endpoint}"),
             format!("aws_access_key_id={key}"),
             format!("aws_secret_access_key={secret}"),
             "aws_region=us-east-1".to_owned(),
@@ -65,7 +74,13 @@ impl Prefix {
 
     /// Starts `citius local` with this prefix at `/data`.
     pub(crate) fn local(&self) -> Process {
-        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.uri())], self.options()].concat();
+        self.local_at(self.endpoint())
+    }
+
+    /// The same, over another way to the server.
+    pub(crate) fn local_at(&self, endpoint: &str) -> Process {
+        let mount = vec!["--mount".to_owned(), format!("/data={}", self.uri())];
+        let arguments = [mount, self.options_at(endpoint)].concat();
         Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
@@ -98,6 +113,19 @@ impl Prefix {
             }
         });
         self.shared.runtime.block_on(puts).unwrap();
+    }
+
+    /// The paths of uploads that were begun and neither completed nor aborted.
+    pub(crate) fn uploads(&self) -> Vec<String> {
+        let found = Mutex::new(Vec::new());
+        let look = |remnant: &Remnant| {
+            if let Remnant::Upload { path, .. } = remnant {
+                found.lock().unwrap().push(path.to_string());
+            }
+            false
+        };
+        self.shared.runtime.block_on(self.store.sweep(&look)).unwrap();
+        found.into_inner().unwrap()
     }
 
     /// The bytes of an object; `None` if there is none.

@@ -8,6 +8,7 @@ mod bucket;
 mod cluster;
 mod crash;
 mod everyday;
+mod far;
 mod first_minutes;
 mod full_disk;
 mod large;

@@ -78,6 +78,11 @@ impl Names {
         &self.dir
     }
 
+    /// How many names do not come after `name`.
+    fn first_after(&self, name: &[u8]) -> usize {
+        self.spans.partition_point(|at| span(&self.bytes, *at) <= name)
+    }
+
     fn page(&self, inner: &Inner, dir: &StorePath, from: usize) -> Result<Page> {
         let mut page = Page::default();
         for at in self.spans.iter().skip(from).take(PAGE_ENTRIES_MAX) {
@@ -136,10 +141,10 @@ fn span(bytes: &[u8], (start, len): (u32, u16)) -> &[u8] {
 }
 
 /// The pages of a directory; names are read when the first page is asked for.
-pub(super) fn pages(inner: Arc<Inner>, dir: StorePath) -> Pages {
-    let state = (inner, dir, None::<Arc<Names>>, 0);
-    stream::try_unfold(state, |(inner, dir, names, from)| async move {
-        let names = match names {
+pub(super) fn pages(inner: Arc<Inner>, dir: StorePath, after: String) -> Pages {
+    let state = (inner, dir, after, None::<(Arc<Names>, usize)>);
+    stream::try_unfold(state, |(inner, dir, after, names)| async move {
+        let (names, from) = match names {
             Some(names) => names,
             None => {
                 inner.traffic.count_request();
@@ -149,7 +154,9 @@ pub(super) fn pages(inner: Arc<Inner>, dir: StorePath) -> Pages {
                     let fd = inner.root().open_beneath(&path, flags, Mode::empty())?;
                     Names::read(fd, path.as_str()).map(Arc::new)
                 };
-                inner.blocking(Call::Work, dir.as_str(), read).await?
+                let names = inner.blocking(Call::Work, dir.as_str(), read).await?;
+                let from = names.first_after(after.as_bytes());
+                (names, from)
             }
         };
         if from >= names.spans.len() {
@@ -157,7 +164,7 @@ pub(super) fn pages(inner: Arc<Inner>, dir: StorePath) -> Pages {
         }
         let (at, shared) = (dir.clone(), Arc::clone(&names));
         let page = inner.blocking(Call::Work, dir.as_str(), move |inner| shared.page(inner, &at, from)).await?;
-        Ok(Some((page, (inner, dir, Some(names), from + PAGE_ENTRIES_MAX))))
+        Ok(Some((page, (inner, dir, after, Some((names, from + PAGE_ENTRIES_MAX))))))
     })
     .boxed()
 }

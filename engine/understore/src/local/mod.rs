@@ -163,8 +163,8 @@ impl UnderStore for LocalStore {
         self.operation(Call::Look, path, move |inner| inner.root().stat(&at)).await
     }
 
-    fn list(&self, dir: &StorePath) -> Pages {
-        list::pages(Arc::clone(&self.inner), dir.clone())
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
+        list::pages(Arc::clone(&self.inner), dir.clone(), after.to_owned())
     }
 
     async fn read(

@@ -40,7 +40,7 @@ fn path(text: &str) -> StorePath {
 }
 
 async fn pages(store: &LocalStore, dir: &str) -> Vec<Page> {
-    store.list(&path(dir)).try_collect().await.unwrap()
+    store.list(&path(dir), "").try_collect().await.unwrap()
 }
 
 async fn sealed(store: &LocalStore, at: &str, content: &[u8], id: u8) -> (Box<dyn Staged>, StagedRecord) {
@@ -171,7 +171,7 @@ async fn a_hundred_thousand_names_are_listed_in_order() {
     for name in 0..COUNT {
         File::create(root.join(format!("{:05}", (name * 7919) % COUNT))).unwrap();
     }
-    let mut stream = store.list(&StorePath::root());
+    let mut stream = store.list(&StorePath::root(), "");
     let mut next = 0;
     while let Some(page) = stream.try_next().await.unwrap() {
         assert!(page.entries.len() <= PAGE_ENTRIES_MAX && page.refused.is_empty());
@@ -428,7 +428,7 @@ async fn a_file_system_that_is_away_keeps_nobody_waiting_for_long() {
         assert!(matches!(&error, Error::Away { target: named, .. } if *named == target), "{error}");
         let read = store.read(&path("f"), &stat.token, 0..7, &mut |_: u64, _: &[u8]| {}).await;
         assert!(matches!(read, Err(Error::Away { .. })), "{read:?}");
-        let listed: Result<Vec<Page>> = store.list(&path("")).try_collect().await;
+        let listed: Result<Vec<Page>> = store.list(&path(""), "").try_collect().await;
         assert!(matches!(listed, Err(Error::Away { .. })), "{listed:?}");
         assert!(matches!(store.check().await, Err(Error::Away { .. })));
     }

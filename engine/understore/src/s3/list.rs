@@ -25,6 +25,16 @@ use crate::{
 const KEYS_MAX: &str = "1000";
 const REFUSALS_HELD_MAX: usize = PAGE_ENTRIES_MAX;
 
+/// Where a page of keys begins.
+#[derive(Debug, Clone)]
+pub(super) enum Begin {
+    First,
+    /// Behind a key.
+    After(String),
+    /// Where the last page said.
+    Token(String),
+}
+
 /// One page as S3 sends it.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -79,14 +89,16 @@ impl Inner {
         prefix: &str,
         delimited: bool,
         count_max: &str,
-        from: Option<&str>,
+        from: &Begin,
     ) -> Result<(Vec<Key>, Option<String>)> {
         let mut query = vec![("encoding-type", "url"), ("list-type", "2"), ("max-keys", count_max), ("prefix", prefix)];
         if delimited {
             query.push(("delimiter", "/"));
         }
-        if let Some(token) = from {
-            query.push(("continuation-token", token));
+        match from {
+            Begin::First => {}
+            Begin::After(key) => query.push(("start-after", key)),
+            Begin::Token(token) => query.push(("continuation-token", token)),
         }
         let request = Request { query: &query, ..Request::default() };
         let answer = self.client.send(Method::GET, &request, true).await?;
@@ -105,7 +117,7 @@ impl Inner {
         // The two lists of a page are each in order; between them the order is ours to restore.
         keys.sort_by(|a, b| name_of(a).cmp(name_of(b)));
         let next = page.next_continuation_token.filter(|token| page.is_truncated && !token.is_empty());
-        if let (Some(next), Some(from)) = (&next, from)
+        if let (Some(next), Begin::Token(from)) = (&next, from)
             && next == from
         {
             return Err(super::client::store_error(prefix, "the listing goes round in a circle"));
@@ -115,7 +127,7 @@ impl Inner {
 
     /// Whether there is anything under `dir_key`, which ends in a slash (or is empty: the bucket).
     pub(super) async fn has_keys(&self, dir_key: &str) -> Result<bool> {
-        Ok(!self.keys(dir_key, false, "1", None).await?.0.is_empty())
+        Ok(!self.keys(dir_key, false, "1", &Begin::First).await?.0.is_empty())
     }
 }
 
@@ -140,30 +152,26 @@ struct Walk {
     dir: StorePath,
     /// Key of the directory, with its slash.
     prefix: String,
+    /// Names up to this one are not asked for.
+    after: String,
     order: NameOrder<Object>,
     refused: VecDeque<Refusal>,
-    next: Next,
+    /// None at the end.
+    next: Option<Begin>,
     any: bool,
 }
 
-enum Next {
-    First,
-    From(String),
-    End,
-}
-
-/// The pages of a directory, in name order.
-pub(super) fn pages(inner: Arc<Inner>, dir: StorePath) -> Pages {
+/// The pages of a directory behind `after`, in name order.
+///
+/// The key of a name behind `after` is behind the key that `after` has as an object: the name itself, or the name and a
+/// slash. So nothing that is wanted is left out when the store begins there; what is not wanted may still come.
+pub(super) fn pages(inner: Arc<Inner>, dir: StorePath, after: String) -> Pages {
     let state = match inner.dir_key(&dir) {
-        Ok(prefix) => Ok(Walk {
-            inner,
-            dir,
-            prefix,
-            order: NameOrder::new(),
-            refused: VecDeque::new(),
-            next: Next::First,
-            any: false,
-        }),
+        Ok(prefix) => {
+            let next = if after.is_empty() { Begin::First } else { Begin::After(format!("{prefix}{after}")) };
+            let (order, refused) = (NameOrder::new(), VecDeque::new());
+            Ok(Walk { inner, dir, prefix, after, order, refused, next: Some(next), any: false })
+        }
         Err(error) => Err(error),
     };
     stream::try_unfold(Some(state), |state| async move {
@@ -179,12 +187,8 @@ impl Walk {
     /// The next full page, or what is left.
     async fn page(&mut self) -> Result<Option<Page>> {
         while self.order.ready() < PAGE_ENTRIES_MAX && self.refused.len() < REFUSALS_HELD_MAX {
-            let from = match &self.next {
-                Next::First => None,
-                Next::From(token) => Some(token.clone()),
-                Next::End => break,
-            };
-            self.fetch(from.as_deref()).await?;
+            let Some(from) = self.next.take() else { break };
+            self.fetch(&from).await?;
         }
         let mut page = Page::default();
         while page.entries.len() < PAGE_ENTRIES_MAX
@@ -205,18 +209,20 @@ impl Walk {
         let room = PAGE_ENTRIES_MAX - page.entries.len();
         page.refused.extend(self.refused.drain(..room.min(self.refused.len())));
         if page == Page::default() {
-            let ended = matches!(self.next, Next::End);
-            debug_assert!(ended && self.refused.is_empty(), "an empty page would end the stream early");
+            debug_assert!(self.next.is_none() && self.refused.is_empty(), "an empty page would end the stream early");
             return Ok(None);
         }
         Ok(Some(page))
     }
 
-    async fn fetch(&mut self, from: Option<&str>) -> Result<()> {
+    async fn fetch(&mut self, from: &Begin) -> Result<()> {
         let (keys, next) = self.inner.keys(&self.prefix, true, KEYS_MAX, from).await?;
         self.any |= !keys.is_empty();
         if !self.any && next.is_none() && !self.dir.is_root() {
-            return Err(self.nothing_there().await);
+            let has_others = !self.after.is_empty() && self.inner.has_keys(&self.prefix).await?;
+            if !has_others {
+                return Err(self.nothing_there().await);
+            }
         }
         for key in keys {
             self.take(key);
@@ -225,13 +231,10 @@ impl Walk {
             let is_dir = self.inner.has_keys(&format!("{}{name}/", self.prefix)).await?;
             self.order.answer(name, is_dir);
         }
-        self.next = match next {
-            Some(token) => Next::From(token),
-            None => {
-                self.order.finish();
-                Next::End
-            }
-        };
+        self.next = next.map(Begin::Token);
+        if self.next.is_none() {
+            self.order.finish();
+        }
         Ok(())
     }
 
@@ -256,6 +259,9 @@ impl Walk {
             return;
         }
         let bare = name.strip_suffix('/').unwrap_or(name);
+        if bare <= self.after.as_str() {
+            return;
+        }
         if let Err(reason) = check_component(bare) {
             return self.refuse(name.to_owned(), reason);
         }

@@ -253,8 +253,8 @@ impl UnderStore for S3Store {
         self.inner.stat(path).await
     }
 
-    fn list(&self, dir: &StorePath) -> Pages {
-        list::pages(Arc::clone(&self.inner), dir.clone())
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
+        list::pages(Arc::clone(&self.inner), dir.clone(), after.to_owned())
     }
 
     async fn read(
@@ -332,7 +332,7 @@ impl UnderStore for S3Store {
             return Err(Error::NotADirectory { path: path.to_string() });
         }
         let dir_key = self.inner.dir_key(path)?;
-        let (keys, _) = self.inner.keys(&dir_key, false, "2", None).await?;
+        let (keys, _) = self.inner.keys(&dir_key, false, "2", &list::Begin::First).await?;
         let only_marker = keys.iter().all(|found| found.name.as_ref() == Ok(&dir_key));
         match depth {
             Depth::Empty if !only_marker => Err(Error::NotEmpty { path: path.to_string() }),

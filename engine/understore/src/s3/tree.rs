@@ -13,7 +13,7 @@ use http::Method;
 use super::{
     Inner,
     client::{Request, encode_path, store_error},
-    list::{Object, to_stat},
+    list::{Begin, Object, to_stat},
 };
 use crate::{Condition, Error, Result, Stat, StorePath};
 
@@ -109,10 +109,10 @@ impl Inner {
             return Err(Error::AlreadyExists { path: to.to_string() });
         }
         let (from_key, to_key) = (self.dir_key(from)?, self.dir_key(to)?);
-        let mut next = None;
+        let mut next = Begin::First;
         let mut deletions = Vec::new();
         loop {
-            let (keys, more) = self.keys(&from_key, false, "1000", next.as_deref()).await?;
+            let (keys, more) = self.keys(&from_key, false, "1000", &next).await?;
             let copies = keys.into_iter().map(|found| {
                 let (from_key, to_key) = (&from_key, &to_key);
                 async move {
@@ -135,7 +135,7 @@ impl Inner {
             let copied: Vec<_> = stream::iter(copies).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect().await?;
             deletions.extend(copied);
             match more {
-                Some(token) => next = Some(token),
+                Some(token) => next = Begin::Token(token),
                 None => break,
             }
         }
@@ -171,7 +171,7 @@ impl Inner {
         let mut last = None;
         let mut idle_rounds = 0;
         loop {
-            let (keys, _) = self.keys(dir_key, false, "1000", None).await?;
+            let (keys, _) = self.keys(dir_key, false, "1000", &Begin::First).await?;
             if keys.is_empty() {
                 return Ok(());
             }

@@ -55,6 +55,10 @@ const PARTS_PER_GROWTH: u32 = 1000;
 const PUBLISH_WINDOW: Duration = Duration::from_secs(30);
 /// How long after the last possible end of a PUT its object could still appear.
 const FENCE_GRACE: Duration = Duration::from_secs(5);
+/// How long a server may be away in the middle of a write: a restart takes less.
+const ABSENCE_MAX: Duration = Duration::from_secs(20);
+/// The pause before it is tried again.
+const ABSENCE_PAUSE: Duration = Duration::from_millis(500);
 /// Pages of uploads that one sweep looks at.
 const SWEEP_PAGES_MAX: usize = 1000;
 
@@ -139,7 +143,8 @@ impl S3Staged {
 
     async fn upload_id(&mut self) -> Result<String> {
         if self.upload_id.is_none() {
-            self.upload_id = Some(self.inner.begin_upload(&self.path, self.file_id).await?);
+            let begin = || self.inner.begin_upload(&self.path, self.file_id);
+            self.upload_id = Some(patiently(begin).await?);
         }
         Ok(self.upload_id.clone().expect("it was just set"))
     }
@@ -273,6 +278,20 @@ impl Drop for S3Staged {
     }
 }
 
+/// Repeats a call for as long as its server may be restarting: nobody could give the bytes of a long write again. A part
+/// that is sent twice replaces itself.
+async fn patiently<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F) -> Result<T> {
+    let deadline = tokio::time::Instant::now() + ABSENCE_MAX;
+    loop {
+        match call().await {
+            Err(Error::Unreachable { .. }) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(ABSENCE_PAUSE).await;
+            }
+            result => return result,
+        }
+    }
+}
+
 impl Inner {
     async fn begin_upload(&self, path: &StorePath, file_id: FileId) -> Result<String> {
         let (key, id) = (self.object_key(path)?, file_id.to_string());
@@ -300,11 +319,11 @@ impl Inner {
         let len = bytes.iter().map(|bytes| bytes.len() as u64).sum();
         let payload = PutPayload::from_iter(bytes);
         let index = number as usize - 1;
-        let part = self
-            .objects
-            .put_part(key, &upload_id, index, payload)
-            .await
-            .map_err(|error| self.objects_error(path, error))?;
+        let put = || async {
+            let part = self.objects.put_part(key, &upload_id, index, payload.clone()).await;
+            part.map_err(|error| self.objects_error(path, error))
+        };
+        let part = patiently(put).await?;
         self.traffic.count_written(len);
         Ok(Part { number, len, tag: part.content_id })
     }

@@ -153,8 +153,8 @@ impl UnderStore for FaultyStore {
         self.disturb(Operation::Stat, path, self.inner.stat(path)).await
     }
 
-    fn list(&self, dir: &StorePath) -> Pages {
-        self.inner.list(dir)
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
+        self.inner.list(dir, after)
     }
 
     async fn read(

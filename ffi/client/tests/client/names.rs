@@ -5,6 +5,7 @@ use crate::{BLOCK, config, connect};
 use citius_client::{Client, Config, Endpoint, Local, Operation, Outcome, Status, Token};
 use citius_wire::{Failure, Kind};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 fn client(server: &Server) -> Client {
     connect(server, config(Local::Never))
@@ -48,6 +49,18 @@ fn a_change_whose_answer_was_lost_is_done_once() {
         assert_eq!(server.state.mutations.lock().unwrap().len(), 1);
     }
     assert_eq!(client.stats().retries, 2);
+}
+
+/// With its store away, `cp` said that the master did not answer, because the master was about to say again what the store
+/// does not do.
+#[test]
+fn out_of_time_is_blamed_on_what_the_time_was_spent_on() {
+    let server = Server::start(1, "x");
+    let client = connect(&server, Config { timeout: Duration::from_millis(400), ..config(Local::Never) });
+    server.state.busy.store(1, Ordering::Relaxed);
+    server.inject(Kind::Batch, [Misbehave::Delay(Duration::ZERO), Misbehave::Delay(Duration::from_secs(2))]);
+    let error = client.mkdir("/busy", false).unwrap_err();
+    assert_eq!(error.status(), Status::Busy, "{error}");
 }
 
 #[test]

@@ -86,7 +86,7 @@ pub(crate) struct Server {
     pub(crate) state: Arc<State>,
     pub(crate) master: String,
     pub(crate) members: Vec<Member>,
-    dir: tempfile::TempDir,
+    _dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -125,7 +125,7 @@ impl Server {
                 weight: 1,
             });
         }
-        let server = Self { state, master, members, dir };
+        let server = Self { state, master, members, _dir: dir };
         let all: Vec<usize> = (0..workers).collect();
         server.set_ring(1, &all);
         server
@@ -140,7 +140,7 @@ impl Server {
     /// Removes the Unix sockets, so that nobody can connect to them.
     pub(crate) fn remove_sockets(&self) {
         for member in &self.members {
-            std::fs::remove_file(self.dir.path().join(format!("w{}", member.worker))).unwrap();
+            std::fs::remove_file(&member.socket_path).unwrap();
         }
     }
 

@@ -264,12 +264,17 @@ impl Bench {
     }
 
     async fn pages(&self, dir: &StorePath) -> Result<Vec<Page>> {
-        self.store.list(dir).try_collect().await
+        self.store.list(dir, "").try_collect().await
     }
 
     /// The names of a directory; directories end in a slash.
     async fn names(&self, dir: &StorePath) -> Result<Vec<String>> {
-        let pages = self.pages(dir).await?;
+        self.names_after(dir, "").await
+    }
+
+    /// The same, of those after a name.
+    async fn names_after(&self, dir: &StorePath, after: &str) -> Result<Vec<String>> {
+        let pages: Vec<Page> = self.store.list(dir, after).try_collect().await?;
         let entries = pages.into_iter().flat_map(|page| page.entries);
         Ok(entries.map(|entry| if entry.stat.is_file() { entry.name } else { format!("{}/", entry.name) }).collect())
     }

@@ -114,6 +114,11 @@ pub(super) async fn listing_is_in_name_order(bench: &Bench) -> Verdict {
     hold!(listed == expected, "listed {listed:?}");
     let inner = bench.names(&bench.at("d/a")).await?;
     hold!(inner == ["inner", "z"], "listed {inner:?}");
+    for after in ["", "B", "C", "a", "a-", "a-b", "a/", "b", "b!", "z-1", "ü", "ýz"] {
+        let found = bench.names_after(&dir, after).await?;
+        let behind: Vec<_> = expected.into_iter().filter(|name| name.trim_end_matches('/') > after).collect();
+        hold!(found == behind, "after {after:?}: {found:?}");
+    }
     for page in bench.pages(&dir).await? {
         for entry in page.entries {
             let stat = bench.store.stat(&dir.join(&entry.name)?).await?;
@@ -140,6 +145,11 @@ pub(super) async fn listing_is_paged(bench: &Bench) -> Verdict {
     let listed: Vec<&str> = pages.iter().flat_map(|page| &page.entries).map(|entry| entry.name.as_str()).collect();
     let expected: Vec<&str> = std::iter::once("part").chain(names.iter().map(String::as_str)).collect();
     hold!(listed == expected, "{} names instead of {}, or out of order", listed.len(), expected.len());
+    let before = bench.store.traffic().totals().requests;
+    let last = bench.names_after(&bench.dir, &names[COUNT - 3]).await?;
+    hold!(last == names[COUNT - 2..], "listed {last:?}");
+    let asked = bench.store.traffic().totals().requests - before;
+    hold!(asked <= 1, "{asked} requests for the last two names: it was listed from the start");
     bench.store.delete_dir(&bench.dir, Depth::Recursive).await?;
     Ok(())
 }
@@ -149,5 +159,8 @@ pub(super) async fn listing_of_nothing_and_of_a_file(bench: &Bench) -> Verdict {
     bench.put(&bench.at("f"), &body(1, 1)).await?;
     refused!(bench.names(&bench.at("f")).await, Error::NotADirectory { .. });
     refused!(bench.names(&bench.at("none")).await, Error::NotFound { .. });
+    hold!(bench.names_after(&bench.dir, "z").await?.is_empty(), "there is something behind all names");
+    refused!(bench.names_after(&bench.at("f"), "z").await, Error::NotADirectory { .. });
+    refused!(bench.names_after(&bench.at("none"), "z").await, Error::NotFound { .. });
     Ok(())
 }
