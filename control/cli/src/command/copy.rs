@@ -10,6 +10,7 @@ use crate::output::shown;
 use citius_client::{Client, CreateOptions, EntryKind, MountInfo, NamespacePath, Status, WriteType};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::ToSocketAddrs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -183,7 +184,9 @@ fn find(
     if is_dir && !args.recursive {
         return Err(CliError::usage(format!("{from} is a directory: copy it with cp -r")));
     }
-    if is_dir && to.is_in(from, &client.mounts()?) {
+    // The folders of a master on another machine are others, though they have the names of ours.
+    let folders = if is_dir && is_of_this_machine(client.master()) { client.mounts()? } else { Vec::new() };
+    if is_dir && to.is_in(from, &folders) {
         return Err(CliError::usage(format!("{from} cannot be copied into itself, as {to}")));
     }
     let send = |task| {
@@ -234,6 +237,11 @@ fn find(
         }
     }
     Ok(())
+}
+
+/// Whether an address leads to this machine itself.
+fn is_of_this_machine(address: &str) -> bool {
+    address.to_socket_addrs().is_ok_and(|mut addresses| addresses.all(|address| address.ip().is_loopback()))
 }
 
 fn cut_short() -> CliError {
