@@ -122,7 +122,9 @@ impl Service {
             epoch => state.ring_of(epoch).map(|ring| Ring::clone(ring)),
         });
         ring.map(|ring| Outcome::Ring(Box::new(ring))).ok_or_else(|| {
-            let words = format!("the ring of epoch {epoch} is forgotten, as no file needs it: open the file again");
+            let words = format!(
+                "the ring of epoch {epoch} is forgotten, as no file needs it: open the file again, or begin its write anew"
+            );
             Failure::new(Status::NotFound, words)
         })
     }

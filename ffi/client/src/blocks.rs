@@ -5,6 +5,7 @@
 //! keep the slot: a reader holds the slot's lock for reading while it copies, and never waits for it.
 
 use crate::config::MAPPED_INDEX_MAX;
+use crate::error::Error;
 use crate::mapping::MappedBlock;
 use crate::stats::{Stats, add};
 use citius_wire::{BlockId, FileKey};
@@ -12,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, OnceLock, Weak};
+use std::time::Instant;
 
 /// Slots are allocated so many at a time.
 const SEGMENT_SLOTS: usize = 64;
@@ -22,8 +24,9 @@ const KNOWN_MIN: usize = 1024;
 #[derive(Default)]
 pub(crate) struct Slot {
     block: RwLock<Option<Arc<MappedBlock>>>,
-    /// Held by who maps the block, so that others wait instead of mapping it too.
-    pub(crate) filling: Mutex<()>,
+    /// Held by who maps the block, so that others wait instead of mapping it too. When that failed, and how: for those
+    /// who waited meanwhile.
+    pub(crate) filling: Mutex<Option<(Instant, Error)>>,
     /// Whether it was read since the cache last looked for a block to give up.
     touched: AtomicBool,
     /// Reads that went to the worker.

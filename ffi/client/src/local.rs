@@ -19,6 +19,7 @@ use citius_wire::units::SECTOR_BYTES;
 use citius_wire::{ReadMode, Status};
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// How a span was read from mapped memory.
 pub(crate) enum Reading {
@@ -165,7 +166,8 @@ impl FileState {
         dispatch(&self.client, version, vec![Item::new(work)], deadline).map(drop)
     }
 
-    /// Maps a block, unless another thread has or does: then it waits for that.
+    /// Maps a block, unless another thread has or does: then it waits for that, and fails as that fails. Were each to
+    /// try in turn, a store that is away would keep the last one waiting as many times as there are readers.
     fn map_block(
         &self,
         version: &Version,
@@ -173,13 +175,34 @@ impl FileState {
         slot: &Arc<Slot>,
         deadline: Deadline,
     ) -> Result<Arc<MappedBlock>, Error> {
-        let Some(_filling) = slot.filling.try_lock_until(deadline.at()) else {
+        let asked = Instant::now();
+        let Some(mut filling) = slot.filling.try_lock_until(deadline.at()) else {
             let message = format!("block {index} was not mapped within {:?}", deadline.allowed());
             return Err(Error::new(Status::TimedOut, message));
         };
         if let Some(block) = slot.block() {
             return Ok(block);
         }
+        if let Some((_, error)) = filling.as_ref().filter(|(failed, _)| *failed >= asked) {
+            return Err(error.clone());
+        }
+        *filling = None;
+        self.fill(version, index, slot, deadline).inspect_err(|error| {
+            // What ended by the deadline of one is not over for others.
+            if deadline.remaining().is_some() {
+                *filling = Some((Instant::now(), error.clone()));
+            }
+        })
+    }
+
+    /// Maps a block. The caller holds the slot's `filling`.
+    fn fill(
+        &self,
+        version: &Version,
+        index: u32,
+        slot: &Arc<Slot>,
+        deadline: Deadline,
+    ) -> Result<Arc<MappedBlock>, Error> {
         let item = Item::new(MapWork { index, mapped: None });
         let mut works = dispatch(&self.client, version, vec![item], deadline)?;
         let Some((descriptor, mapped)) = works.next().and_then(|work| work.mapped) else {

@@ -4,6 +4,7 @@ use crate::server::{Misbehave, Server};
 use crate::{BLOCK, config, connect, pattern};
 use citius_client::{Client, Config, File, Local, Status};
 use citius_wire::{Failure, Kind};
+use std::time::Duration;
 
 fn near(server: &Server) -> Client {
     connect(server, Config { readahead_blocks: 0, ..config(Local::Always) })
@@ -145,6 +146,32 @@ fn a_refused_map_is_read_inline_and_a_refused_view_says_so() {
     let error = far.open("/f").unwrap().view(0, 10).unwrap_err();
     assert_eq!(error.status(), Status::Unsupported);
     assert!(error.to_string().contains("not on this host"), "{error}");
+}
+
+/// Who waits for another's map fails with it. Each once tried in turn: forty readers of a folder whose server was away
+/// waited forty times as long as one.
+#[test]
+fn who_waits_for_a_map_fails_with_it_and_who_comes_later_tries_anew() {
+    const READERS: usize = 8;
+    let server = Server::start(1, "x");
+    let bytes = pattern(BLOCK as usize);
+    server.put("/f", bytes.clone(), BLOCK);
+    let client = near(&server);
+    let file = client.open("/f").unwrap();
+    check(&file, &bytes, 0, 100);
+    let away = Failure::new(Status::UnderStore, "no answer came");
+    server.inject(Kind::Map, std::iter::repeat_n(Misbehave::FailAfter(Duration::from_millis(500), away), READERS));
+    std::thread::scope(|scope| {
+        let views: Vec<_> = (0..READERS).map(|_| scope.spawn(|| file.view(0, 10).unwrap_err().status())).collect();
+        for view in views {
+            assert_eq!(view.join().unwrap(), Status::UnderStore);
+        }
+    });
+    // One for them all, or one more for those who came too late for it.
+    assert!(server.requests(Kind::Map) < READERS as u64, "{} requests", server.requests(Kind::Map));
+    let asked = server.requests(Kind::Map);
+    file.view(0, 10).unwrap_err();
+    assert_eq!(server.requests(Kind::Map), asked + 1);
 }
 
 #[test]

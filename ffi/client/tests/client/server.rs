@@ -28,6 +28,8 @@ pub(crate) enum Misbehave {
     CloseAfter,
     /// It fails.
     Fail(Failure),
+    /// It fails, late.
+    FailAfter(Duration, Failure),
     /// A bit of the payload, or of the mapped block, is flipped.
     Corrupt,
     /// Part of the payload comes, then the connection closes.
@@ -285,7 +287,10 @@ impl Session<'_> {
                 Some(Misbehave::CloseBefore) => return Ok(()),
                 Some(Misbehave::Delay(delay)) => std::thread::sleep(*delay),
                 Some(Misbehave::WrongId) => id += 1_000_000,
-                Some(Misbehave::Fail(failure)) => {
+                Some(Misbehave::Fail(failure) | Misbehave::FailAfter(_, failure)) => {
+                    if let Some(Misbehave::FailAfter(delay, _)) = &fault {
+                        std::thread::sleep(*delay);
+                    }
                     encoder.failure(&mut out, prelude.kind, id, failure);
                     socket.write_all(&out)?;
                     continue;
