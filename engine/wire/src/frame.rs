@@ -20,7 +20,6 @@
 
 use crate::status::{Failure, Status};
 use core::fmt;
-use crc_fast::{CrcAlgorithm, Digest};
 
 /// Bytes of the prelude.
 pub const PRELUDE_BYTES: usize = 32;
@@ -279,10 +278,8 @@ impl Prelude {
 
     /// The checksum that this prelude must carry before `header`.
     pub fn checksum(&self, header: &[u8]) -> u32 {
-        let mut digest = Digest::new(CrcAlgorithm::Crc32Iscsi);
-        digest.update(&Self { header_crc: 0, ..*self }.to_bytes());
-        digest.update(header);
-        digest.finalize() as u32
+        let prelude = Self { header_crc: 0, ..*self }.to_bytes();
+        crc32c::crc32c_append(crc32c::crc32c(&prelude), header)
     }
 
     /// Judges the checksum.

@@ -244,8 +244,16 @@ mod tests {
         while at < bytes.len() {
             at += rustix::io::pwrite(&fd, &bytes[at..], at as u64).unwrap();
         }
-        rustix::fs::fcntl_add_seals(&fd, seals).unwrap();
+        seal(&fd, seals);
         fd
+    }
+
+    /// Seals memory that nobody maps. The kernel refuses for a moment while it is busy with one of the pages itself.
+    fn seal(fd: &OwnedFd, seals: SealFlags) {
+        const ATTEMPTS_MAX: usize = 20;
+        let refusals = (0..ATTEMPTS_MAX).map_while(|_| rustix::fs::fcntl_add_seals(fd, seals).err());
+        let refused = refusals.inspect(|errno| assert_eq!(*errno, rustix::io::Errno::BUSY)).count();
+        assert!(refused < ATTEMPTS_MAX, "the pages stay in use");
     }
 
     fn sums(bytes: &[u8]) -> Vec<u32> {
@@ -275,7 +283,7 @@ mod tests {
         assert_eq!(block.append(&[8; 3000]), 1000);
         assert_eq!((block.append(&[9; 1]), block.filled), (0, 4000));
         drop(block);
-        rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).unwrap();
+        seal(&fd, SealFlags::WRITE);
         let mut found = vec![0; 4000];
         rustix::io::pread(&fd, &mut found, 0).unwrap();
         assert!(found[..3000].iter().all(|b| *b == 7) && found[3000..].iter().all(|b| *b == 8));
