@@ -6,6 +6,8 @@
 //! TCP: two allocations for a 4 KiB read (its parts, its lanes), whatever the number of reads before.
 #![allow(clippy::unwrap_used, unsafe_code, dead_code)]
 
+#[path = "client/memory.rs"]
+mod memory;
 #[path = "client/server.rs"]
 mod server;
 

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod local;
+mod memory;
 mod names;
 mod raw;
 mod reads;

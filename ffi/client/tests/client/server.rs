@@ -1,10 +1,11 @@
 //! A small server of the wire, in this process, with real sockets: a master and workers over the same files. It keeps
 //! everything in memory, and misbehaves on request. What it refuses, it refuses as the messages' documentation says.
 
+use crate::memory;
 use citius_wire::units::{SECTOR_BYTES, block_count, block_length};
 use citius_wire::*;
 use rustix::fd::OwnedFd;
-use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::fs::SealFlags;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::{self, IoSlice, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -462,7 +463,7 @@ impl Session<'_> {
             bytes[0] ^= 1;
         }
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-        Ok((Mapped { length, crcs }, memfd(&bytes, u64::from(length).next_multiple_of(2 << 20), seals)))
+        Ok((Mapped { length, crcs }, memory::memfd(&bytes, u64::from(length).next_multiple_of(2 << 20), seals)))
     }
 
     fn resident(&self, resident: &Resident) -> Result<ResidentReply, Failure> {
@@ -512,7 +513,7 @@ impl Session<'_> {
         assert!(self.is_unix);
         self.with_writing(map.handle, map.index, |file| {
             let seals = SealFlags::SHRINK | SealFlags::GROW;
-            let descriptor = memfd(&[], u64::from(file.block_bytes), seals);
+            let descriptor = memory::memfd(&[], u64::from(file.block_bytes), seals);
             file.maps.insert(map.index, descriptor.try_clone().unwrap());
             Ok(descriptor)
         })
@@ -521,7 +522,7 @@ impl Session<'_> {
     fn seal(&self, seal: &Seal) -> Result<Done, Failure> {
         self.with_writing(seal.handle, seal.index, |file| {
             if let Some(descriptor) = file.maps.remove(&seal.index) {
-                rustix::fs::fcntl_add_seals(&descriptor, SealFlags::WRITE).expect("the client has unmapped it");
+                memory::seal(&descriptor, SealFlags::WRITE);
                 let mut bytes = vec![0; seal.length as usize];
                 let mut at = 0;
                 while at < bytes.len() {
@@ -782,18 +783,6 @@ fn info(path: &str, stored: &Stored) -> FileInfo {
         mount: MountId(1),
         is_mount: false,
     }
-}
-
-fn memfd(bytes: &[u8], length: u64, seals: SealFlags) -> OwnedFd {
-    let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC;
-    let descriptor = rustix::fs::memfd_create("block", flags).unwrap();
-    rustix::fs::ftruncate(&descriptor, length).unwrap();
-    let mut at = 0;
-    while at < bytes.len() {
-        at += rustix::io::pwrite(&descriptor, &bytes[at..], at as u64).unwrap();
-    }
-    rustix::fs::fcntl_add_seals(&descriptor, seals).unwrap();
-    descriptor
 }
 
 fn now_ms() -> u64 {
