@@ -5,6 +5,7 @@ mod conformance;
 mod fault;
 mod fuse;
 mod server;
+pub mod servers;
 
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
