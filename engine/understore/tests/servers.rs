@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{Azurite, CephGateway, CephStore, S3Bucket, call};
+use citius_understore::testing::servers::{Azurite, CephGateway, CephStore, Gluster, S3Bucket, call};
 use http::{Method, Request, StatusCode};
 use object_store::{
     ObjectStore, ObjectStoreExt, PutPayload,
@@ -87,4 +87,17 @@ async fn ceph_gateway() {
     server.restart().await.unwrap();
     assert_eq!(read(&store).await, CONTENT);
     server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn gluster() {
+    let mut server = Gluster::start().await.unwrap();
+    println!("glusterfs {}", server.version());
+    let path = server.path();
+    std::fs::create_dir(path.join("folder")).unwrap();
+    std::fs::write(path.join("folder/file"), CONTENT).unwrap();
+    server.restart().await.unwrap();
+    assert_eq!(std::fs::read(path.join("folder/file")).unwrap(), CONTENT);
+    server.stop().unwrap();
+    assert!(!path.exists(), "the mount or its folder is left");
 }

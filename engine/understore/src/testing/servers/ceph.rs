@@ -1,16 +1,12 @@
 //! Ceph: a cluster of one monitor and one object store daemon, and its gateway, which speaks S3 and Swift.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{io, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
 use super::{
     fresh,
-    guard::{Guard, Walls},
+    guard::{Guard, Walls, is_there},
     http::get,
     install::{Installed, install, scripts},
     s3_bucket::S3Bucket,
@@ -80,12 +76,8 @@ impl Cluster {
 
     async fn wait(&mut self) -> io::Result<()> {
         let ready = self.folder.path().join("ready");
-        self.guard.ready(async || exists(&ready)).await
+        self.guard.ready(async || is_there(&ready)).await
     }
-}
-
-fn exists(path: &Path) -> io::Result<()> {
-    std::fs::metadata(path).map(drop)
 }
 
 /// A running Ceph with its gateway, and one bucket, which Swift calls a container.

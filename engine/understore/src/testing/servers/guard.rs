@@ -7,7 +7,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    os::unix::process::ExitStatusExt,
+    os::unix::{fs::MetadataExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Command, Stdio},
     time::{Duration, Instant},
@@ -119,6 +119,18 @@ impl Guard {
         }
     }
 
+    /// Waits until it has mounted a file system here.
+    pub(super) async fn mounted(&mut self, mount: &Path) -> io::Result<()> {
+        let above = fs::metadata(mount.parent().unwrap_or(Path::new("/")))?.dev();
+        let mount = mount.to_owned();
+        self.ready(async || match tokio::fs::metadata(&mount).await {
+            Ok(here) if here.dev() != above => Ok(()),
+            Ok(_) => Err(io::Error::other("nothing is mounted yet")),
+            Err(error) => Err(error),
+        })
+        .await
+    }
+
     /// Ends it, and looks for what is left.
     ///
     /// # Errors
@@ -161,6 +173,11 @@ impl Drop for Guard {
         }
         self.end();
     }
+}
+
+/// A probe for the file that a script makes when its server is ready.
+pub(super) fn is_there(path: &Path) -> io::Result<()> {
+    fs::metadata(path).map(drop)
 }
 
 fn entering(network: Network) -> Command {

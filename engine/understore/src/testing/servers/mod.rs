@@ -8,10 +8,12 @@
 //! |---|---|---|
 //! | `azurite.rs` | [`Azurite`] | Azure Blob |
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
+//! | `gluster.rs` | [`Gluster`] | a mounted folder |
 
 mod azurite;
 mod ceph;
 mod fresh;
+mod gluster;
 mod guard;
 mod http;
 mod install;
@@ -19,5 +21,6 @@ mod s3_bucket;
 
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
+pub use gluster::Gluster;
 pub use s3_bucket::S3Bucket;
 pub use self::http::{call, get};
