@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{Azurite, CephGateway, CephStore, Gluster, S3Bucket, call};
+use citius_understore::testing::servers::{Azurite, CephGateway, CephStore, Gluster, Hdfs, S3Bucket, call, get};
 use http::{Method, Request, StatusCode};
 use object_store::{
     ObjectStore, ObjectStoreExt, PutPayload,
@@ -100,4 +100,22 @@ async fn gluster() {
     assert_eq!(std::fs::read(path.join("folder/file")).unwrap(), CONTENT);
     server.stop().unwrap();
     assert!(!path.exists(), "the mount or its folder is left");
+}
+
+#[tokio::test]
+async fn hdfs() {
+    let mut server = Hdfs::start().await.unwrap();
+    println!("hdfs {}", server.version());
+    let file = format!("{}{}/file?user.name={}", server.web(), server.folder(), server.user());
+    let put = |uri: &str| Request::put(uri).body(Bytes::from_static(CONTENT)).unwrap();
+    // A name node says which data node takes the content.
+    let answer = call(put(&format!("{file}&op=CREATE"))).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT, "{answer:?}");
+    let answer = call(put(answer.headers()["location"].to_str().unwrap())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
+    server.restart().await.unwrap();
+    let answer = get(&format!("{file}&op=OPEN")).await.unwrap();
+    let answer = get(answer.headers()["location"].to_str().unwrap()).await.unwrap();
+    assert_eq!(answer.body(), CONTENT);
+    server.stop().unwrap();
 }

@@ -9,12 +9,14 @@
 //! | `azurite.rs` | [`Azurite`] | Azure Blob |
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
 //! | `gluster.rs` | [`Gluster`] | a mounted folder |
+//! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
 
 mod azurite;
 mod ceph;
 mod fresh;
 mod gluster;
 mod guard;
+mod hdfs;
 mod http;
 mod install;
 mod s3_bucket;
@@ -22,5 +24,6 @@ mod s3_bucket;
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use gluster::Gluster;
+pub use hdfs::Hdfs;
 pub use s3_bucket::S3Bucket;
 pub use self::http::{call, get};
