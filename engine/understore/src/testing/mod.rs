@@ -6,6 +6,7 @@ mod conformance;
 mod fault;
 mod fuse;
 mod server;
+pub mod servers;
 
 pub use bucket::{Bucket, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};

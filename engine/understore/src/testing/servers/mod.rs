@@ -1,0 +1,29 @@
+//! Real servers for tests and measurements.
+//!
+//! Each binds 127.0.0.1 only, at ports that were free; keeps all that it has in a temporary folder; is installed on first
+//! use by `ci/servers/install`; and ends when its value is dropped, or when this process dies, however that dies
+//! (`ci/servers/guard`). A test that panics shows the last lines of its servers' logs.
+//!
+//! | file | system | speaks |
+//! |---|---|---|
+//! | `azurite.rs` | [`Azurite`] | Azure Blob |
+//! | `ceph.rs` | [`CephGateway`] | S3, Swift |
+//! | `gluster.rs` | [`Gluster`] | a mounted folder |
+//! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
+
+mod azurite;
+mod ceph;
+mod fresh;
+mod gluster;
+mod guard;
+mod hdfs;
+mod http;
+mod install;
+mod s3_bucket;
+
+pub use azurite::Azurite;
+pub use ceph::{CephGateway, CephStore};
+pub use gluster::Gluster;
+pub use hdfs::Hdfs;
+pub use s3_bucket::S3Bucket;
+pub use self::http::{call, get};

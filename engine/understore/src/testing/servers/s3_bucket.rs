@@ -1,0 +1,75 @@
+//! A bucket of a server that speaks S3.
+
+use std::{
+    io,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{Condition, FileId, MountSpec, StorePath, UnderStore, s3};
+
+const NAME: &str = "citius-test";
+/// A server's S3 port may answer before what is behind it does.
+const READY_PATIENCE: Duration = Duration::from_secs(60);
+const TRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Where a bucket is, and with which keys.
+#[derive(Debug)]
+pub struct S3Bucket {
+    pub(super) endpoint: String,
+    pub(super) key: String,
+    pub(super) secret: String,
+}
+
+impl S3Bucket {
+    /// Where the server listens.
+    pub fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// The key pair: id and secret.
+    pub fn keys(&self) -> (&str, &str) {
+        (&self.key, &self.secret)
+    }
+
+    /// The bucket's name.
+    pub fn name(&self) -> &'static str {
+        NAME
+    }
+
+    /// A mount of the bucket, or of a prefix in it.
+    pub fn mount(&self, prefix: &str) -> MountSpec {
+        let uri = if prefix.is_empty() { format!("s3://{NAME}") } else { format!("s3://{NAME}/{prefix}") };
+        MountSpec::new(uri)
+            .option("aws_endpoint", &self.endpoint)
+            .option("aws_access_key_id", &self.key)
+            .option("aws_secret_access_key", &self.secret)
+            .option("aws_region", "us-east-1")
+            .option("aws_allow_http", "true")
+    }
+
+    /// Makes the bucket and proves that it takes a write, as soon as the server can.
+    pub(super) async fn make(&self) -> io::Result<()> {
+        let deadline = Instant::now() + READY_PATIENCE;
+        loop {
+            match self.try_make().await {
+                Ok(()) => return Ok(()),
+                Err(error) if Instant::now() > deadline => return Err(io::Error::other(error)),
+                Err(_) => tokio::time::sleep(TRY_PAUSE).await,
+            }
+        }
+    }
+
+    async fn try_make(&self) -> crate::Result<()> {
+        let spec = self.mount("");
+        let store = s3::open(&spec.uri, &spec.options)?;
+        store.create_bucket().await?;
+        let store: &dyn UnderStore = &store;
+        let path = StorePath::parse("ready")?;
+        let mut staged = store.stage(&path, FileId([0; 16]), None).await?;
+        staged.write(Bytes::from_static(b"ready")).await?;
+        staged.publish(&Condition::Any).await?;
+        store.delete_file(&path).await
+    }
+}

@@ -1,0 +1,121 @@
+//! Each real server of `testing::servers` that every test run has: it starts, keeps one object, says which version it
+//! is, and leaves nothing behind. What the adapters make of them is in the suites.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use bytes::Bytes;
+use citius_understore::testing::servers::{Azurite, CephGateway, CephStore, Gluster, Hdfs, S3Bucket, call, get};
+use http::{Method, Request, StatusCode};
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload,
+    aws::{AmazonS3, AmazonS3Builder},
+    azure::MicrosoftAzureBuilder,
+    path::Path,
+};
+
+const CONTENT: &[u8] = b"the first object";
+
+async fn keeps_one_object(store: &dyn ObjectStore) {
+    let path = Path::from("folder/object");
+    store.put(&path, PutPayload::from_static(CONTENT)).await.unwrap();
+    assert_eq!(read(store).await, CONTENT);
+}
+
+async fn read(store: &dyn ObjectStore) -> Bytes {
+    store.get(&Path::from("folder/object")).await.unwrap().bytes().await.unwrap()
+}
+
+#[tokio::test]
+async fn azurite() {
+    let mut server = Azurite::start().await.unwrap();
+    println!("azurite {}", server.version());
+    let build = |server: &Azurite, key: &str| {
+        MicrosoftAzureBuilder::new()
+            .with_account(server.account())
+            .with_access_key(key)
+            .with_endpoint(server.endpoint())
+            .with_allow_http(true)
+            .with_container_name(server.container())
+            .build()
+            .unwrap()
+    };
+    keeps_one_object(&build(&server, server.key())).await;
+    let error = build(&server, "d3Jvbmc=").get(&Path::from("folder/object")).await.unwrap_err();
+    assert!(matches!(error, object_store::Error::PermissionDenied { .. }), "{error:?}");
+    server.restart().await.unwrap();
+    keeps_one_object(&build(&server, server.key())).await;
+    server.stop().unwrap();
+}
+
+fn s3(bucket: &S3Bucket, secret: &str) -> AmazonS3 {
+    AmazonS3Builder::new()
+        .with_endpoint(bucket.endpoint())
+        .with_allow_http(true)
+        .with_bucket_name(bucket.name())
+        .with_access_key_id(bucket.keys().0)
+        .with_secret_access_key(secret)
+        .with_region("us-east-1")
+        .build()
+        .unwrap()
+}
+
+async fn keeps_one_object_by_swift(auth_url: &str, (user, key): (&str, &str), container: &str) {
+    let login = |key: &str| {
+        Request::get(auth_url).header("x-auth-user", user).header("x-auth-key", key).body(Bytes::new()).unwrap()
+    };
+    assert!(call(login("wrong")).await.unwrap().status().is_client_error());
+    let answer = call(login(key)).await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    let token = answer.headers()["x-auth-token"].to_str().unwrap();
+    let url = format!("{}/{container}/by-swift", answer.headers()["x-storage-url"].to_str().unwrap());
+    let request = |method, content| {
+        Request::builder().method(method).uri(&url).header("x-auth-token", token).body(Bytes::from_static(content)).unwrap()
+    };
+    assert_eq!(call(request(Method::PUT, CONTENT)).await.unwrap().status(), StatusCode::CREATED);
+    assert_eq!(call(request(Method::GET, b"")).await.unwrap().body(), CONTENT);
+}
+
+#[tokio::test]
+async fn ceph_gateway() {
+    let mut server = CephGateway::start(CephStore::Memory).await.unwrap();
+    println!("ceph {}", server.version());
+    let store = s3(server.s3(), server.s3().keys().1);
+    keeps_one_object(&store).await;
+    let error = s3(server.s3(), "wrong").get(&Path::from("folder/object")).await.unwrap_err();
+    assert!(matches!(error, object_store::Error::PermissionDenied { .. }), "{error:?}");
+    keeps_one_object_by_swift(&server.swift_auth_url(), server.swift_keys(), server.container()).await;
+    server.restart().await.unwrap();
+    assert_eq!(read(&store).await, CONTENT);
+    server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn gluster() {
+    let mut server = Gluster::start().await.unwrap();
+    println!("glusterfs {}", server.version());
+    let path = server.path();
+    std::fs::create_dir(path.join("folder")).unwrap();
+    std::fs::write(path.join("folder/file"), CONTENT).unwrap();
+    server.restart().await.unwrap();
+    assert_eq!(std::fs::read(path.join("folder/file")).unwrap(), CONTENT);
+    server.stop().unwrap();
+    assert!(!path.exists(), "the mount or its folder is left");
+}
+
+#[tokio::test]
+async fn hdfs() {
+    let mut server = Hdfs::start().await.unwrap();
+    println!("hdfs {}", server.version());
+    let file = format!("{}{}/file?user.name={}", server.web(), server.folder(), server.user());
+    let put = |uri: &str| Request::put(uri).body(Bytes::from_static(CONTENT)).unwrap();
+    // A name node says which data node takes the content.
+    let answer = call(put(&format!("{file}&op=CREATE"))).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT, "{answer:?}");
+    let answer = call(put(answer.headers()["location"].to_str().unwrap())).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
+    server.restart().await.unwrap();
+    let answer = get(&format!("{file}&op=OPEN")).await.unwrap();
+    let answer = get(answer.headers()["location"].to_str().unwrap()).await.unwrap();
+    assert_eq!(answer.body(), CONTENT);
+    server.stop().unwrap();
+}
