@@ -6,7 +6,9 @@
 //!                 ▼                                                ▼
 //!  mount.rs ──▶ store.rs (the contract) ◀── bridge.rs (shards ▶ tokio)
 //!                 ▲          ▲         ▲
-//!             local/        s3/      memory.rs          read_only.rs wraps any of them
+//!             local/      object/    memory.rs          read_only.rs wraps any of them
+//!                            ▲
+//!                           s3/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -14,7 +16,8 @@
 //! | `store.rs` | [`UnderStore`]: the contract that all systems keep |
 //! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
 //! | `local/` | `file:`, our own, beneath one folder |
-//! | `s3/` | `s3://` |
+//! | `object/` | what all object stores have in common, over the requests of each |
+//! | `s3/` | `s3://`: its requests |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -28,6 +31,7 @@ mod local;
 mod memory;
 mod mount;
 mod name_order;
+mod object;
 mod path;
 mod read_only;
 mod s3;
@@ -45,7 +49,6 @@ pub use local::{LocalDirectory, LocalStore};
 pub use memory::MemoryStore;
 pub use mount::{MountSpec, open};
 pub use path::{COMPONENT_BYTES_MAX, PATH_BYTES_MAX, StorePath};
-pub use s3::S3Store;
 pub use secret::{Secret, redact};
 pub use staged::{FileId, PARTS_MAX, Part, Remnant, Settled, Staged, StagedBody, StagedRecord, Swept};
 pub use store::{

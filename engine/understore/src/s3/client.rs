@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::{Error, Result, Traffic};
+use crate::{Error, Result, Traffic, object::store_error};
 
 /// Tries of one request, the first included.
 pub(super) const ATTEMPTS_MAX: u32 = 4;
@@ -284,11 +284,6 @@ async fn read_answer(response: HttpResponse) -> Result<Answer, HttpError> {
         }
     }
     Ok(Answer { status: parts.status, headers: parts.headers, body: bytes.into() })
-}
-
-/// A failure without a name of its own.
-pub(super) fn store_error(path: &str, source: impl Into<crate::error::Source>) -> Error {
-    Error::Store { path: path.to_owned(), source: source.into() }
 }
 
 /// An error with what caused it, in one line.

@@ -13,10 +13,10 @@ use object_store::{
 use url::Url;
 
 use super::{
-    S3Store,
+    S3,
     client::{Client, Connector, chain},
 };
-use crate::{Error, Result, Secret, Traffic, mount::nearest, redact};
+use crate::{Error, Result, Secret, Traffic, mount::nearest, object::Objects, redact};
 
 /// How long a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -48,11 +48,17 @@ const USUAL: &[&str] = &[
 ];
 
 /// Reads `s3://bucket[/prefix]` and its options.
-pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<S3Store> {
+pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<Objects> {
+    let traffic = Arc::new(Traffic::default());
+    let (s3, prefix) = connect(uri, options, Arc::clone(&traffic))?;
+    Ok(Objects::new(redact(uri), prefix, traffic, Box::new(s3)))
+}
+
+/// The bucket of a URI, and the prefix in it.
+pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>, traffic: Arc<Traffic>) -> Result<(S3, String)> {
     let shown = redact(uri);
     let (bucket, prefix) = split_uri(uri, &shown)?;
-    let traffic = Arc::new(Traffic::default());
-    let connector = Connector::new(Arc::clone(&traffic));
+    let connector = Connector::new(traffic);
     let client_options = ClientOptions::new()
         .with_connect_timeout(CONNECT_TIMEOUT)
         .with_timeout_disabled()
@@ -103,7 +109,7 @@ pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<S3St
         is_amazon,
         endpoint,
     };
-    Ok(S3Store::new(shown, objects, client, prefix, traffic))
+    Ok((S3 { objects, client }, prefix))
 }
 
 /// Bucket and prefix; the prefix has no slash at either end.

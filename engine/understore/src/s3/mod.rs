@@ -1,8 +1,6 @@
 //! `s3://` under-stores: Amazon S3, and whatever speaks its protocol.
 //!
-//! A version is the etag. Reads carry it as If-Match, so that no byte of another version is returned; the etag of
-//! the answer is compared as well, for servers that ignore the condition. A directory is a prefix with keys under it,
-//! or a marker `dir/`; where an object and a prefix share a name, the object is served.
+//! A version is the etag. What object stores have in common is in `object/`; here are the requests of this one.
 //!
 //! # What conditional requests do (measured against SeaweedFS 4.48)
 //! | request | condition | SeaweedFS 4.48 |
@@ -23,155 +21,68 @@
 //! `a/b`, replaces control characters in continuation tokens, shows a directory after its last object is gone until it has
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
-//! - `connect.rs` reads URI and options; `client.rs` signs raw requests; `list.rs` lists; `tree.rs` renames and
-//!   deletes; `write.rs` stages,
-//!   publishes, settles and sweeps.
+//! - `connect.rs` reads URI and options; `client.rs` signs raw requests; `xml.rs` reads and writes documents.
 
 mod client;
 mod connect;
-mod list;
-mod tree;
-mod write;
+mod xml;
 
-use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::Method;
 use object_store::{
-    GetOptions, GetRange, ObjectStore,
+    Attribute, Attributes, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload, UpdateVersion,
     aws::AmazonS3,
     client::{HttpError, HttpErrorKind},
+    multipart::MultipartStore,
     path::Path,
 };
 
+#[cfg(feature = "testing")]
+pub(crate) use self::connect::connect;
 pub(crate) use self::connect::open;
 use self::{
-    client::{Client, Request, chain, store_error},
-    list::{Object, to_stat},
+    client::{Answer, Client, Request, chain, encode_path},
+    xml::{CompleteAnswer, InitiateAnswer, ListAnswer, UploadsAnswer, complete_body},
 };
 use crate::{
-    Capabilities, Condition, Depth, Error, FileId, Landing, Part, Remnant, Result, Settled, Staged, StagedRecord, Stat,
-    StorePath, Swept, Traffic, UnderStore, VersionToken,
-    store::{Compares, Pages},
+    Condition, Error, FileId, Part, Result,
+    object::{Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, store_error, text_of},
+    store::Compares,
 };
 
-/// How long [`UnderStore::check`] may take.
+/// How long [`Protocol::check`] may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bytes of a key.
-const KEY_BYTES_MAX: usize = 1024;
-/// Name of the metadata that says which write of Citius an object is.
+/// Name of the metadata that says which write of Citius an object is, and of the header that carries it.
+const FILE_ID_NAME: &str = "citius-file";
 const FILE_ID_HEADER: &str = "x-amz-meta-citius-file";
 
-/// A bucket, or a prefix of one.
-#[derive(Debug)]
-pub struct S3Store {
-    inner: Arc<Inner>,
-}
+/// What S3 allows. It wants parts of at least 5 MiB.
+const RULES: Rules = Rules {
+    key_bytes_max: 1024,
+    small_bytes_max: 8 << 20,
+    part_bytes: 8 << 20,
+    part_bytes_max: 5 << 30,
+    copy_bytes_max: 5 << 30,
+    put: Compares::Atomically,
+    complete: Compares::JustBefore,
+};
 
-/// What listings and staged writes share with the store.
-struct Inner {
-    uri: String,
+/// A bucket at work.
+pub(crate) struct S3 {
+    /// Streaming reads, puts and parts.
     objects: AmazonS3,
+    /// Everything else.
     client: Client,
-    /// The mounted prefix, without slashes at its ends.
-    prefix: String,
-    traffic: Arc<Traffic>,
 }
 
-/// What HEAD says of an object.
-#[derive(Debug)]
-struct Head {
-    object: Object,
-    file_id: Option<FileId>,
-}
-
-/// By hand: the clients below would print key ids, proxies and more.
-impl fmt::Debug for Inner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (endpoint, traffic) = (&self.client.endpoint, self.traffic.totals());
-        f.debug_struct("S3").field("uri", &self.uri).field("endpoint", endpoint).field("traffic", &traffic).finish()
-    }
-}
-
-impl S3Store {
-    fn new(uri: String, objects: AmazonS3, client: Client, prefix: String, traffic: Arc<Traffic>) -> Self {
-        Self { inner: Arc::new(Inner { uri, objects, client, prefix, traffic }) }
-    }
-}
-
-impl Inner {
-    /// The key of a path.
-    fn key(&self, path: &StorePath) -> Result<String> {
-        let refuse = |reason: &str| Error::Unnameable { path: path.to_string(), reason: reason.to_owned() };
-        if path.as_str().contains(|c: char| c.is_ascii_control()) {
-            return Err(refuse("object stores hold no names with control characters"));
-        }
-        let key = match (self.prefix.as_str(), path.as_str()) {
-            (prefix, "") => prefix.to_owned(),
-            ("", path) => path.to_owned(),
-            (prefix, path) => format!("{prefix}/{path}"),
-        };
-        if key.len() > KEY_BYTES_MAX {
-            return Err(refuse("the key, with the mounted prefix, is longer than 1,024 bytes"));
-        }
-        Ok(key)
-    }
-
-    /// The key of a directory's marker, which is also the prefix of what is in it; empty for a whole bucket.
-    fn dir_key(&self, path: &StorePath) -> Result<String> {
-        let mut key = self.key(path)?;
-        if !key.is_empty() {
-            key.push('/');
-        }
-        Ok(key)
-    }
-
-    /// The key of a path that is an object, never the root.
-    fn object_key(&self, path: &StorePath) -> Result<String> {
-        if path.is_root() {
-            return Err(Error::IsADirectory { path: "/".into() });
-        }
-        self.key(path)
-    }
-
-    async fn head(&self, path: &StorePath) -> Result<Head> {
-        let key = self.object_key(path)?;
-        let request = Request { key: &key, ..Request::default() };
-        let answer = self.client.send(Method::HEAD, &request, true).await?;
-        if let Some(failure) = answer.failure() {
-            return Err(self.client.failed(path.as_str(), &failure));
-        }
-        let len = answer.header("content-length").and_then(|len| len.parse().ok());
-        let mtime = answer.header("last-modified").and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
-        let object = Object {
-            len: len.ok_or_else(|| store_error(path.as_str(), "the store gives no length"))?,
-            etag: answer.header("etag").unwrap_or_default().to_owned(),
-            mtime_ms: mtime.map_or(0, |time| time.timestamp_millis()),
-        };
-        Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
-    }
-
-    async fn stat(&self, path: &StorePath) -> Result<Stat> {
-        if path.is_root() {
-            return Ok(Stat::dir(0));
-        }
-        match self.head(path).await {
-            Ok(head) => return to_stat(path.as_str(), &head.object),
-            Err(Error::NotFound { .. }) => {}
-            Err(other) => return Err(other),
-        }
-        if self.has_keys(&self.dir_key(path)?).await? {
-            Ok(Stat::dir(0))
-        } else {
-            Err(Error::NotFound { path: path.to_string() })
-        }
-    }
-
+impl S3 {
     /// The error that `object_store` means, for requests that it makes.
-    fn objects_error(&self, path: &StorePath, error: object_store::Error) -> Error {
-        let shown = path.to_string();
+    fn objects_error(&self, key: &str, error: object_store::Error) -> Error {
+        let shown = key.to_owned();
         match error {
             object_store::Error::NotFound { .. } => Error::NotFound { path: shown },
             object_store::Error::PermissionDenied { source, .. } => {
@@ -185,55 +96,52 @@ impl Inner {
             }
             other => match connection_failure(&other) {
                 Some(reason) => Error::Unreachable { endpoint: self.client.endpoint.clone(), reason },
-                None => store_error(path.as_str(), other),
+                None => store_error(key, other),
             },
+        }
+    }
+
+    fn path(&self, key: &str) -> Result<Path> {
+        Path::parse(key).map_err(|error| self.objects_error(key, error.into()))
+    }
+
+    /// Sends a request that may be repeated, and takes a failure for what it means.
+    async fn ask(&self, method: Method, request: &Request<'_>) -> Result<Answer> {
+        let answer = self.client.send(method, request, true).await?;
+        match answer.failure() {
+            None => Ok(answer),
+            Some(failure) => Err(self.client.failed(request.key, &failure)),
+        }
+    }
+
+    /// Creates the bucket, for tests that bring their own server.
+    #[cfg(feature = "testing")]
+    pub(crate) async fn create_bucket(&self) -> Result<()> {
+        let answer = self.client.send(Method::PUT, &Request::default(), true).await?;
+        match answer.failure() {
+            None => Ok(()),
+            Some(failure) if failure.code == "BucketAlreadyOwnedByYou" => Ok(()),
+            Some(failure) => Err(self.client.failed(&self.client.bucket, &failure)),
         }
     }
 }
 
 #[async_trait]
-impl UnderStore for S3Store {
-    fn uri(&self) -> &str {
-        &self.inner.uri
+impl Protocol for S3 {
+    fn endpoint(&self) -> &str {
+        &self.client.endpoint
     }
 
-    fn capabilities(&self) -> Capabilities {
-        Capabilities {
-            create_only: Compares::Atomically,
-            replace: Compares::Atomically,
-            large_writes: if self.inner.client.is_amazon { Compares::Atomically } else { Compares::JustBefore },
-            native_rename: false,
-            real_directories: false,
-            shared_upload: true,
-            descriptors: false,
-            control_characters: false,
-        }
+    fn rules(&self) -> Rules {
+        let complete = if self.client.is_amazon { Compares::Atomically } else { RULES.complete };
+        Rules { complete, ..RULES }
     }
 
-    fn traffic(&self) -> &Traffic {
-        &self.inner.traffic
-    }
-
-    async fn check(&self) -> Result<()> {
-        let inner = &self.inner;
-        let prefix = inner.dir_key(&StorePath::root())?;
-        let asking = async {
-            let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", prefix.as_str())];
-            let request = Request { query: &query, ..Request::default() };
-            let answer = inner.client.send(Method::GET, &request, true).await?;
-            match answer.failure() {
-                None => Ok(()),
-                Some(failure) if failure.status == 404 => Err(Error::MissingBucket {
-                    bucket: inner.client.bucket.clone(),
-                    endpoint: inner.client.endpoint.clone(),
-                }),
-                Some(failure) => Err(inner.client.failed(&inner.uri, &failure)),
-            }
-        };
-        let endpoint = || inner.client.endpoint.clone();
+    async fn check(&self, prefix: &str) -> Result<()> {
+        let endpoint = || self.client.endpoint.clone();
         let late = |who: &str| format!("no answer from {who} within {} s", CHECK_TIMEOUT.as_secs());
         // Where no keys are given, a machine's metadata service is asked for them, and seldom is there one.
-        if let Some(credentials) = &inner.client.credentials {
+        if let Some(credentials) = &self.client.credentials {
             let reason = match tokio::time::timeout(CHECK_TIMEOUT, credentials.get_credential()).await {
                 Ok(Ok(_)) => None,
                 Ok(Err(error)) => Some(chain(&error)),
@@ -243,152 +151,216 @@ impl UnderStore for S3Store {
                 return Err(Error::MissingKeys { endpoint: endpoint(), reason });
             }
         }
-        match tokio::time::timeout(CHECK_TIMEOUT, asking).await {
-            Ok(result) => result,
-            Err(_) => Err(Error::Unreachable { endpoint: endpoint(), reason: late("it") }),
+        let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", prefix)];
+        let request = Request { query: &query, ..Request::default() };
+        let asking = tokio::time::timeout(CHECK_TIMEOUT, self.client.send(Method::GET, &request, true));
+        let Ok(answer) = asking.await else {
+            return Err(Error::Unreachable { endpoint: endpoint(), reason: late("it") });
+        };
+        match answer?.failure() {
+            None => Ok(()),
+            Some(failure) if failure.status == 404 => {
+                Err(Error::MissingBucket { bucket: self.client.bucket.clone(), endpoint: endpoint() })
+            }
+            Some(failure) => Err(self.client.failed(&self.client.bucket, &failure)),
         }
     }
 
-    async fn stat(&self, path: &StorePath) -> Result<Stat> {
-        self.inner.stat(path).await
+    async fn head(&self, key: &str) -> Result<Head> {
+        let answer = self.ask(Method::HEAD, &Request { key, ..Request::default() }).await?;
+        let len = answer.header("content-length").and_then(|len| len.parse().ok());
+        let mtime = answer.header("last-modified").and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
+        let object = Object {
+            len: len.ok_or_else(|| store_error(key, "the store gives no length"))?,
+            version: answer.header("etag").unwrap_or_default().to_owned(),
+            mtime_ms: mtime.map_or(0, |time| time.timestamp_millis()),
+        };
+        Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
     }
 
-    fn list(&self, dir: &StorePath, after: &str) -> Pages {
-        list::pages(Arc::clone(&self.inner), dir.clone(), after.to_owned())
-    }
-
-    async fn read(
-        &self,
-        path: &StorePath,
-        token: &VersionToken,
-        range: Range<u64>,
-        landing: &mut dyn Landing,
-    ) -> Result<()> {
-        let inner = &self.inner;
-        let changed = || Error::VersionChanged { path: path.to_string() };
-        let key = Path::parse(inner.object_key(path)?).map_err(|error| inner.objects_error(path, error.into()))?;
-        if range.is_empty() {
-            // There is no such thing as an empty range request; the version is still looked at.
-            let now = inner.stat(path).await?;
-            return if now.token == *token { Ok(()) } else { Err(changed()) };
-        }
-        let etag = std::str::from_utf8(token.as_bytes()).map_err(|_| changed())?;
+    async fn get(&self, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
         let options = GetOptions {
-            if_match: Some(etag.to_owned()),
-            range: Some(GetRange::Bounded(range.clone())),
+            if_match: Some(version.to_owned()),
+            range: Some(GetRange::Bounded(range)),
             ..GetOptions::default()
         };
-        inner.traffic.count_content();
-        let result = inner.objects.get_opts(&key, options).await.map_err(|error| match error {
-            object_store::Error::Precondition { .. } => changed(),
-            other => inner.objects_error(path, other),
+        let result = self.objects.get_opts(&self.path(key)?, options).await.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => Error::VersionChanged { path: key.to_owned() },
+            other => self.objects_error(key, other),
         })?;
-        if result.meta.e_tag.as_deref() != Some(etag) {
-            return Err(changed());
+        let (range, version) = (result.range.clone(), result.meta.e_tag.clone().unwrap_or_default());
+        let (endpoint, key) = (self.client.endpoint.clone(), key.to_owned());
+        let chunks = result.into_stream().map(move |chunk| {
+            chunk.map_err(|error| match connection_failure(&error) {
+                Some(reason) => Error::Unreachable { endpoint: endpoint.clone(), reason },
+                None => store_error(&key, error),
+            })
+        });
+        Ok(Content { range, version, chunks: chunks.boxed() })
+    }
+
+    async fn keys(&self, ask: &Ask<'_>) -> Result<Keys> {
+        let count_max = ask.count_max.to_string();
+        let mut query =
+            vec![("encoding-type", "url"), ("list-type", "2"), ("max-keys", &count_max), ("prefix", ask.prefix)];
+        if ask.delimited {
+            query.push(("delimiter", "/"));
         }
-        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: range.end - range.start, got };
-        if result.range != range {
-            return Err(wrong_length(result.range.end.saturating_sub(result.range.start)));
+        match ask.from {
+            Begin::First => {}
+            Begin::After(key) => query.push(("start-after", key)),
+            Begin::Token(token) => query.push(("continuation-token", token)),
         }
-        let mut offset = range.start;
-        let mut chunks = result.into_stream();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| inner.objects_error(path, error))?;
-            let end = offset + chunk.len() as u64;
-            if end > range.end {
-                return Err(wrong_length(end - range.start));
+        let request = Request { query: &query, ..Request::default() };
+        let answer = self.client.send(Method::GET, &request, true).await?;
+        match answer.failure() {
+            Some(failure) => Err(self.client.failed(ask.prefix, &failure)),
+            None => Ok(answer.document::<ListAnswer>(ask.prefix)?.into()),
+        }
+    }
+
+    async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
+        use object_store::Error as Refusal;
+
+        let mode = match condition {
+            Condition::Any => PutMode::Overwrite,
+            Condition::MustNotExist => PutMode::Create,
+            Condition::Replaces(token) => {
+                PutMode::Update(UpdateVersion { e_tag: text_of(token).map(str::to_owned), version: None })
             }
-            landing.land(offset, &chunk);
-            inner.traffic.count_read(chunk.len() as u64);
-            offset = end;
-        }
-        if offset == range.end { Ok(()) } else { Err(wrong_length(offset - range.start)) }
-    }
-
-    async fn mkdir(&self, path: &StorePath) -> Result<()> {
-        match self.inner.stat(path).await {
-            Ok(_) => Err(Error::AlreadyExists { path: path.to_string() }),
-            Err(Error::NotFound { .. }) => self.inner.put_marker(&self.inner.dir_key(path)?).await,
-            Err(other) => Err(other),
+        };
+        let mut attributes = Attributes::new();
+        attributes.insert(Attribute::Metadata(FILE_ID_NAME.into()), file_id.to_string().into());
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        match self.objects.put_opts(&self.path(key)?, PutPayload::from_iter(content), options).await {
+            Ok(put) => Ok(put.e_tag.unwrap_or_default()),
+            Err(Refusal::AlreadyExists { .. } | Refusal::Precondition { .. }) => {
+                Err(refused(key, condition, "it is another version, or gone"))
+            }
+            Err(other) => Err(self.objects_error(key, other)),
         }
     }
 
-    async fn delete_file(&self, path: &StorePath) -> Result<()> {
-        // S3 deletes what is not there without a word, so it is looked for first.
-        let stat = self.inner.stat(path).await?;
-        if !stat.is_file() {
-            return Err(Error::IsADirectory { path: path.to_string() });
-        }
-        self.inner.delete_key(&self.inner.object_key(path)?, None).await
+    async fn put_marker(&self, key: &str) -> Result<()> {
+        debug_assert!(key.ends_with('/'));
+        let headers = [("content-type", "application/x-directory")];
+        self.ask(Method::PUT, &Request { key, headers: &headers, ..Request::default() }).await.map(drop)
     }
 
-    async fn delete_dir(&self, path: &StorePath, depth: Depth) -> Result<()> {
-        if path.is_root() {
-            let reason = "it is the root of the mount, which is neither made, moved nor deleted".to_owned();
-            return Err(Error::Unnameable { path: "/".into(), reason });
-        }
-        let stat = self.inner.stat(path).await?;
-        if stat.is_file() {
-            return Err(Error::NotADirectory { path: path.to_string() });
-        }
-        let dir_key = self.inner.dir_key(path)?;
-        let (keys, _) = self.inner.keys(&dir_key, false, "2", &list::Begin::First).await?;
-        let only_marker = keys.iter().all(|found| found.name.as_ref() == Ok(&dir_key));
-        match depth {
-            Depth::Empty if !only_marker => Err(Error::NotEmpty { path: path.to_string() }),
-            Depth::Empty => self.inner.delete_key(&dir_key, None).await,
-            Depth::Recursive => self.inner.delete_tree(&dir_key).await,
+    async fn delete(&self, key: &str, version: Option<&str>) -> Result<()> {
+        let headers: &[_] = match &version {
+            Some(etag) => &[("if-match", *etag)],
+            None => &[],
+        };
+        let answer = self.client.send(Method::DELETE, &Request { key, headers, ..Request::default() }, true).await?;
+        match answer.failure() {
+            None => Ok(()),
+            Some(failure) if failure.status == 404 && failure.code != "NoSuchBucket" => Ok(()),
+            Some(failure) if failure.status == 412 => {
+                Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() })
+            }
+            Some(failure) => Err(self.client.failed(key, &failure)),
         }
     }
 
-    async fn rename(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
-        if from != to && from.contains(to) {
-            let reason = "a directory cannot be moved into itself".to_owned();
-            return Err(Error::Unnameable { path: to.to_string(), reason });
+    async fn copy(&self, from: &str, object: &Object, to: &str, create_only: bool) -> Result<Object> {
+        let source = format!("{}/{}", self.client.bucket, encode_path(from));
+        let mut headers =
+            vec![("x-amz-copy-source", source.as_str()), ("x-amz-copy-source-if-match", object.version.as_str())];
+        if create_only {
+            headers.push(("if-none-match", "*"));
         }
-        let stat = self.inner.stat(from).await?;
-        if from == to {
-            return Ok(stat);
+        let request = Request { key: to, headers: &headers, ..Request::default() };
+        let answer = self.client.send(Method::PUT, &request, true).await?;
+        if let Some(failure) = answer.failure() {
+            return Err(match failure.status.as_u16() {
+                412 if create_only => Error::AlreadyExists { path: to.to_owned() },
+                412 => Error::VersionChanged { path: from.to_owned() },
+                _ => self.client.failed(from, &failure),
+            });
         }
-        if stat.is_file() {
-            self.inner.rename_file(from, to, condition).await
-        } else {
-            self.inner.rename_dir(from, to, condition).await
+        let copy = self.head(to).await?.object;
+        let whole = |etag: &str| !etag.contains('-');
+        // Etags without parts are digests of the content, on both sides; then they must be equal.
+        let (old, new) = (object.version.as_str(), copy.version.as_str());
+        if whole(new) && whole(old) && new != old && !new.is_empty() {
+            return Err(store_error(to, "the copy has another digest than its source"));
+        }
+        Ok(copy)
+    }
+
+    async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
+        let id = file_id.to_string();
+        let headers = [(FILE_ID_HEADER, id.as_str()), ("content-length", "0")];
+        let request = Request { key, query: &[("uploads", "")], headers: &headers, body: Bytes::new() };
+        Ok(self.ask(Method::POST, &request).await?.document::<InitiateAnswer>(key)?.upload_id)
+    }
+
+    async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
+        let len = content.iter().map(|bytes| bytes.len() as u64).sum();
+        let (path, index) = (self.path(key)?, number as usize - 1);
+        let part = self.objects.put_part(&path, &upload_id.to_owned(), index, PutPayload::from_iter(content)).await;
+        let part = part.map_err(|error| self.objects_error(key, error))?;
+        Ok(Part { number, len, tag: part.content_id })
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[Part],
+        file_id: FileId,
+        condition: &Condition,
+    ) -> Result<String> {
+        let mut headers = vec![("content-type", "application/xml")];
+        match condition {
+            Condition::Any => {}
+            Condition::MustNotExist => headers.push(("if-none-match", "*")),
+            Condition::Replaces(token) => headers.push(("if-match", text_of(token).unwrap_or_default())),
+        }
+        let request = Request { key, query: &[("uploadId", upload_id)], headers: &headers, body: complete_body(parts) };
+        let answer = self.client.send(Method::POST, &request, true).await?;
+        let Some(failure) = answer.failure() else { return Ok(answer.document::<CompleteAnswer>(key)?.etag) };
+        Err(match (failure.status.as_u16(), condition) {
+            (404, _) if failure.code == "NoSuchUpload" => Error::StagedLost {
+                path: key.to_owned(),
+                file_id: file_id.to_string(),
+                reason: "the upload was aborted or completed".into(),
+            },
+            (412 | 409, _) => refused(key, condition, &format!("the store says {}", failure.text())),
+            (404, _) => Error::Conflict { path: key.to_owned(), reason: format!("the store says {}", failure.text()) },
+            _ => self.client.failed(key, &failure),
+        })
+    }
+
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
+        let request = Request { key, query: &[("uploadId", upload_id)], ..Request::default() };
+        let answer = self.client.send(Method::DELETE, &request, true).await?;
+        match answer.failure() {
+            Some(failure) if failure.status != 404 => Err(self.client.failed(key, &failure)),
+            _ => Ok(()),
         }
     }
 
-    async fn stage(&self, path: &StorePath, file_id: FileId, len_hint: Option<u64>) -> Result<Box<dyn Staged>> {
-        Ok(Box::new(write::S3Staged::new(&self.inner, path.clone(), file_id, len_hint)?))
-    }
-
-    async fn put_part(&self, record: &StagedRecord, number: u32, bytes: Vec<Bytes>) -> Result<Part> {
-        self.inner.put_part(record, number, bytes).await
-    }
-
-    async fn publish(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
-        self.inner.publish_upload(record, condition).await
-    }
-
-    async fn settle(&self, record: &StagedRecord) -> Result<Settled> {
-        self.inner.settle(record).await
-    }
-
-    async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
-        self.inner.sweep(dead).await
+    async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
+        let mut query = vec![("encoding-type", "url"), ("max-uploads", "1000"), ("prefix", prefix), ("uploads", "")];
+        if let Some(from) = from {
+            query.extend([("key-marker", from.key.as_str()), ("upload-id-marker", from.id.as_str())]);
+        }
+        let request = Request { query: &query, ..Request::default() };
+        let answer = self.client.send(Method::GET, &request, true).await?;
+        match answer.failure() {
+            Some(failure) => Err(self.client.failed(prefix, &failure)),
+            None => Ok(answer.document::<UploadsAnswer>(prefix)?.into()),
+        }
     }
 }
 
-#[cfg(feature = "testing")]
-impl S3Store {
-    /// Creates the bucket of the mount, for tests that bring their own server.
-    pub(crate) async fn create_bucket(&self) -> Result<()> {
-        let client = &self.inner.client;
-        let answer = client.send(Method::PUT, &Request::default(), true).await?;
-        match answer.failure() {
-            None => Ok(()),
-            Some(failure) if failure.code == "BucketAlreadyOwnedByYou" => Ok(()),
-            Some(failure) => Err(client.failed(&self.inner.uri, &failure)),
-        }
+/// That a condition of a publication does not hold.
+fn refused(key: &str, condition: &Condition, reason: &str) -> Error {
+    match condition {
+        Condition::MustNotExist => Error::AlreadyExists { path: key.to_owned() },
+        _ => Error::Conflict { path: key.to_owned(), reason: reason.to_owned() },
     }
 }
 
@@ -408,53 +380,21 @@ fn connection_failure(error: &object_store::Error) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Secret;
-
-    fn store(uri: &str) -> S3Store {
-        let options = [("aws_access_key_id", "k"), ("aws_secret_access_key", "s")];
-        let options: BTreeMap<_, _> = options.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
-        open(uri, &options).unwrap()
-    }
 
     proptest! {
         /// A name that reads back as another one would be another file.
         #[test]
-        fn names_round_trip_through_keys(
-            prefix in "([a-z %#+~\\PC&&[^/\\x00-\\x1f\\x7f]]{1,8})?",
-            names in prop::collection::vec("[\\PC&&[^/]]{1,20}", 1..5),
-        ) {
-            let uri = if prefix.is_empty() { "s3://b".to_owned() } else { format!("s3://b/{prefix}") };
-            let path = names.join("/");
-            let (Ok(path), false) = (StorePath::parse(&path), matches!(prefix.as_str(), "." | "..")) else {
-                return Ok(());
-            };
-            let inner = store(&uri).inner;
-            let key = inner.object_key(&path).unwrap();
+        fn keys_are_sent_and_listed_as_they_are(names in prop::collection::vec("[\\PC&&[^/]]{1,20}", 1..5)) {
+            prop_assume!(names.iter().all(|name| name != "." && name != ".."));
+            let key = names.join("/");
             // What object_store sends.
             let parsed = Path::parse(&key).unwrap();
             prop_assert_eq!(parsed.as_ref(), &key);
-            // What a listing of the directory gives back.
-            let dir_key = inner.dir_key(&path.parent().unwrap()).unwrap();
-            prop_assert_eq!(key.strip_prefix(&dir_key), Some(path.name()));
             // What a server decodes from our own requests, and we from its encoded answers.
-            prop_assert_eq!(client::decode_key(&client::encode_path(&key)).unwrap(), key);
+            prop_assert_eq!(client::decode_key(&encode_path(&key)).unwrap(), key);
         }
-    }
-
-    #[test]
-    fn what_s3_cannot_name_is_refused_by_name() {
-        let inner = store("s3://b/prefix").inner;
-        for bad in ["a\nb", "a\x7f", &vec!["x".repeat(250); 5].join("/")] {
-            let refused = inner.key(&StorePath::parse(bad).unwrap());
-            assert!(matches!(refused, Err(Error::Unnameable { .. })), "{bad:?}");
-        }
-        assert!(matches!(inner.object_key(&StorePath::root()), Err(Error::IsADirectory { .. })));
-        assert_eq!(inner.dir_key(&StorePath::root()).unwrap(), "prefix/");
-        assert_eq!(store("s3://b").inner.dir_key(&StorePath::root()).unwrap(), "");
     }
 }

@@ -1,11 +1,13 @@
-//! What tests of this crate and of others need: the conformance suite, a store that fails on demand, real servers, and
-//! a file system that stops answering.
+//! What tests of this crate and of others need: the conformance suite, stores that fail on demand, real servers, and a
+//! file system that stops answering.
 
+mod bucket;
 mod conformance;
 mod fault;
 mod fuse;
 mod server;
 
+pub use bucket::{Bucket, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;

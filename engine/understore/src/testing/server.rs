@@ -8,7 +8,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -84,9 +84,9 @@ impl Server {
     /// Makes the bucket and proves that it takes a write.
     async fn make_ready(&self) -> crate::Result<()> {
         let spec = self.mount("");
-        let store = s3::open(&spec.uri, &spec.options)?;
-        store.create_bucket().await?;
-        let store: &dyn crate::UnderStore = &store;
+        let (bucket, _) = s3::connect(&spec.uri, &spec.options, Arc::default())?;
+        bucket.create_bucket().await?;
+        let store = crate::open(&spec)?;
         let path = crate::StorePath::parse("ready")?;
         let mut staged = store.stage(&path, crate::FileId([0; 16]), None).await?;
         staged.write(bytes::Bytes::from_static(b"ready")).await?;

@@ -1,17 +1,16 @@
-//! Writes to S3: a small put, or a multipart upload that several processes share.
+//! Writes to an object store: a small put, or an upload of parts that several processes share.
 //!
-//! Every object that Citius writes carries its file id as metadata (`citius-file`), so that a HEAD proves whose
-//! write it is. Up to [`SMALL_BYTES_MAX`] bytes are held and sent as one PUT at publication; more go up as parts while
-//! they are written.
+//! Every object that Citius writes carries its file id as metadata, so that a look at it proves whose write it is. A small
+//! write is held and sent as one put at publication; more goes up as parts while it is written.
 //!
-//! **Ending a write of unknown fate.** An aborted upload can never be completed. A PUT cannot be called back, so
-//! it is bounded by time: no PUT is sent, and none is waited for, after the record's `publish_by_ms`. Settling waits
+//! **Ending a write of unknown fate.** An aborted upload can never be completed. A put cannot be called back, so
+//! it is bounded by time: no put is sent, and none is waited for, after the record's `publish_by_ms`. Settling waits
 //! until that and [`FENCE_GRACE`] (for the server to finish, and for clocks to differ) are over before it says `Absent`.
 //! If the object is found to be ours, nothing is waited for. A caller who knows since when the publisher is dead may
 //! lower `publish_by_ms` to that time.
 //!
 //! **What is left on the store by a crash.** An upload begun and not yet logged stays; [`Inner::sweep`] lists all
-//! uploads under the prefix. S3 shows neither metadata nor owner's program of an unfinished upload, so its caller
+//! uploads under the prefix. Stores show neither metadata nor owner's program of an unfinished upload, so its caller
 //! must decide by upload id and age; see [`Remnant::Upload`].
 
 use std::{
@@ -22,38 +21,22 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
-use http::Method;
-use object_store::{
-    Attribute, Attributes, ObjectStore, PutMode, PutOptions, PutPayload, UpdateVersion, multipart::MultipartStore,
-    path::Path,
-};
-use serde::Deserialize;
 use tokio::task::JoinHandle;
 
-use super::{
-    FILE_ID_HEADER, Inner,
-    client::{Request, decode_key, store_error, time_ms},
-    list::to_stat,
-};
+use super::{Inner, protocol::Upload, store_error, text_of, to_stat, token_of};
 use crate::{
     Condition, Error, FileId, Part, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
     VersionToken,
     staged::{PARTS_MAX, ordered_parts},
 };
 
-/// Bytes up to which a write is one PUT.
-const SMALL_BYTES_MAX: u64 = 8 << 20;
-/// Bytes of a part; more for files that would have too many of them. S3 wants at least 5 MiB.
-const PART_BYTES: u64 = 8 << 20;
-/// Bytes of the largest part that S3 takes.
-const PART_BYTES_MAX: u64 = 5 << 30;
 /// Parts of one writer on their way at once.
 const PARTS_IN_FLIGHT_MAX: usize = 4;
-/// Without a hint, parts grow by this factor each time so many have been sent: 10,000 parts then reach 5 TiB.
+/// Without a hint, parts grow by this factor each time so many have been sent: 10,000 parts of 8 MiB then reach 5 TiB.
 const PARTS_PER_GROWTH: u32 = 1000;
 /// A small put must be published, answer and all, within this time of its seal.
 const PUBLISH_WINDOW: Duration = Duration::from_secs(30);
-/// How long after the last possible end of a PUT its object could still appear.
+/// How long after the last possible end of a put its object could still appear.
 const FENCE_GRACE: Duration = Duration::from_secs(5);
 /// How long a server may be away in the middle of a write: a restart takes less.
 const ABSENCE_MAX: Duration = Duration::from_secs(20);
@@ -62,45 +45,11 @@ const ABSENCE_PAUSE: Duration = Duration::from_millis(500);
 /// Pages of uploads that one sweep looks at.
 const SWEEP_PAGES_MAX: usize = 1000;
 
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct InitiateAnswer {
-    upload_id: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct CompleteAnswer {
-    #[serde(rename = "ETag")]
-    etag: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct UploadsAnswer {
-    #[serde(default, rename = "Upload")]
-    uploads: Vec<UploadUnderWay>,
-    #[serde(default)]
-    is_truncated: bool,
-    next_key_marker: Option<String>,
-    next_upload_id_marker: Option<String>,
-    encoding_type: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct UploadUnderWay {
-    key: String,
-    upload_id: String,
-    #[serde(default)]
-    initiated: String,
-}
-
-/// A write to S3 under way.
-pub(super) struct S3Staged {
+/// A write to an object store under way.
+pub(super) struct StagedObject {
     inner: Arc<Inner>,
     path: StorePath,
-    key: Path,
+    key: String,
     file_id: FileId,
     part_bytes: u64,
     held: Vec<Bytes>,
@@ -115,16 +64,17 @@ pub(super) struct S3Staged {
     sealed: Option<StagedRecord>,
 }
 
-impl S3Staged {
+impl StagedObject {
     pub(super) fn new(inner: &Arc<Inner>, path: StorePath, file_id: FileId, len_hint: Option<u64>) -> Result<Self> {
-        let key = Path::parse(inner.object_key(&path)?).map_err(|error| inner.objects_error(&path, error.into()))?;
+        let key = inner.object_key(&path)?;
+        let rules = inner.protocol.rules();
         let fitting = len_hint.unwrap_or(0).div_ceil(PARTS_MAX as u64).next_multiple_of(1 << 20);
         Ok(Self {
             inner: Arc::clone(inner),
             path,
             key,
             file_id,
-            part_bytes: fitting.clamp(PART_BYTES, PART_BYTES_MAX),
+            part_bytes: fitting.clamp(rules.part_bytes, rules.part_bytes_max),
             held: Vec::new(),
             held_bytes: 0,
             len: 0,
@@ -143,7 +93,7 @@ impl S3Staged {
 
     async fn upload_id(&mut self) -> Result<String> {
         if self.upload_id.is_none() {
-            let begin = || self.inner.begin_upload(&self.path, self.file_id);
+            let begin = || self.inner.protocol.begin_upload(&self.key, self.file_id);
             self.upload_id = Some(patiently(begin).await?);
         }
         Ok(self.upload_id.clone().expect("it was just set"))
@@ -158,12 +108,12 @@ impl S3Staged {
         let number = self.next_number;
         self.next_number += 1;
         if self.next_number.is_multiple_of(PARTS_PER_GROWTH) {
-            self.part_bytes = (self.part_bytes * 2).min(PART_BYTES_MAX);
+            self.part_bytes = (self.part_bytes * 2).min(self.inner.protocol.rules().part_bytes_max);
         }
-        let (inner, path, key) = (Arc::clone(&self.inner), self.path.clone(), self.key.clone());
+        let (inner, key) = (Arc::clone(&self.inner), self.key.clone());
         let held = std::mem::take(&mut self.held);
         self.held_bytes = 0;
-        self.in_flight.push(tokio::spawn(async move { inner.send_part(&path, &key, upload_id, number, held).await }));
+        self.in_flight.push(tokio::spawn(async move { inner.send_part(&key, &upload_id, number, held).await }));
         Ok(())
     }
 
@@ -177,7 +127,7 @@ impl S3Staged {
 }
 
 #[async_trait]
-impl Staged for S3Staged {
+impl Staged for StagedObject {
     fn begun(&self) -> StagedRecord {
         match (&self.sealed, &self.upload_id) {
             (Some(record), _) => record.clone(),
@@ -223,10 +173,10 @@ impl Staged for S3Staged {
         let body = if self.shared && self.parts.is_empty() {
             // An upload needs a part: an empty file that was shared becomes a small put.
             if let Some(upload_id) = self.upload_id.take() {
-                self.inner.abort_upload(&self.path, &upload_id).await?;
+                self.inner.protocol.abort_upload(&self.key, &upload_id).await?;
             }
             StagedBody::Small { publish_by_ms: now_ms() + PUBLISH_WINDOW.as_millis() as u64 }
-        } else if self.upload_id.is_some() || self.held_bytes > SMALL_BYTES_MAX {
+        } else if self.upload_id.is_some() || self.held_bytes > self.inner.protocol.rules().small_bytes_max {
             if self.held_bytes > 0 {
                 self.send_part().await?;
             }
@@ -252,8 +202,7 @@ impl Staged for S3Staged {
         };
         match &record.body {
             StagedBody::Small { publish_by_ms } => {
-                let payload = PutPayload::from_iter(self.held.iter().cloned());
-                self.inner.put_small(&record, &self.key, payload, condition, *publish_by_ms).await
+                self.inner.put_small(&record, &self.key, self.held.clone(), condition, *publish_by_ms).await
             }
             _ => self.inner.publish_upload(&record, condition).await,
         }
@@ -264,13 +213,13 @@ impl Staged for S3Staged {
             task.abort();
         }
         match self.upload_id.take() {
-            Some(upload_id) => self.inner.abort_upload(&self.path, &upload_id).await,
+            Some(upload_id) => self.inner.protocol.abort_upload(&self.key, &upload_id).await,
             None => Ok(()),
         }
     }
 }
 
-impl Drop for S3Staged {
+impl Drop for StagedObject {
     fn drop(&mut self) {
         for task in &self.in_flight {
             task.abort();
@@ -293,59 +242,29 @@ async fn patiently<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F
 }
 
 impl Inner {
-    async fn begin_upload(&self, path: &StorePath, file_id: FileId) -> Result<String> {
-        let (key, id) = (self.object_key(path)?, file_id.to_string());
-        let request = Request {
-            key: &key,
-            query: &[("uploads", "")],
-            headers: &[(FILE_ID_HEADER, &id), ("content-length", "0")],
-            body: Bytes::new(),
-        };
-        let answer = self.client.send(Method::POST, &request, true).await?;
-        if let Some(failure) = answer.failure() {
-            return Err(self.client.failed(path.as_str(), &failure));
-        }
-        Ok(answer.document::<InitiateAnswer>(path.as_str())?.upload_id)
-    }
-
-    async fn send_part(
-        &self,
-        path: &StorePath,
-        key: &Path,
-        upload_id: String,
-        number: u32,
-        bytes: Vec<Bytes>,
-    ) -> Result<Part> {
-        let len = bytes.iter().map(|bytes| bytes.len() as u64).sum();
-        let payload = PutPayload::from_iter(bytes);
-        let index = number as usize - 1;
-        let put = || async {
-            let part = self.objects.put_part(key, &upload_id, index, payload.clone()).await;
-            part.map_err(|error| self.objects_error(path, error))
-        };
-        let part = patiently(put).await?;
+    async fn send_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
+        let len = content.iter().map(|bytes| bytes.len() as u64).sum();
+        let part = patiently(|| self.protocol.put_part(key, upload_id, number, content.clone())).await?;
         self.traffic.count_written(len);
-        Ok(Part { number, len, tag: part.content_id })
+        Ok(part)
     }
 
-    pub(super) async fn put_part(&self, record: &StagedRecord, number: u32, bytes: Vec<Bytes>) -> Result<Part> {
+    pub(super) async fn put_part(&self, record: &StagedRecord, number: u32, content: Vec<Bytes>) -> Result<Part> {
         let StagedBody::Upload { upload_id, .. } = &record.body else {
             return Err(Error::BadRecord { reason: "it is not of an upload that takes parts" });
         };
         if number == 0 || number as usize > PARTS_MAX {
             return Err(Error::BadRecord { reason: "parts are numbered from 1 to 10,000" });
         }
-        let path = &record.path;
-        let key = Path::parse(self.object_key(path)?).map_err(|error| self.objects_error(path, error.into()))?;
-        self.send_part(path, &key, upload_id.clone(), number, bytes).await
+        self.send_part(&self.object_key(&record.path)?, upload_id, number, content).await
     }
 
-    /// Sends the one PUT of a small write, within its window.
+    /// Sends the one put of a small write, within its window.
     async fn put_small(
         &self,
         record: &StagedRecord,
-        key: &Path,
-        payload: PutPayload,
+        key: &str,
+        content: Vec<Bytes>,
         condition: &Condition,
         publish_by_ms: u64,
     ) -> Result<VersionToken> {
@@ -354,44 +273,18 @@ impl Inner {
         if left_ms == 0 {
             return Err(Error::Expired { path: path.to_string() });
         }
-        let mode = match condition {
-            Condition::Any => PutMode::Overwrite,
-            Condition::MustNotExist => PutMode::Create,
-            Condition::Replaces(token) => {
-                let e_tag = Some(String::from_utf8_lossy(token.as_bytes()).into_owned());
-                PutMode::Update(UpdateVersion { e_tag, version: None })
-            }
-        };
-        let mut attributes = Attributes::new();
-        attributes.insert(Attribute::Metadata("citius-file".into()), record.file_id.to_string().into());
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
         let limit = Duration::from_millis(left_ms).min(PUBLISH_WINDOW);
-        let put = tokio::time::timeout(limit, self.objects.put_opts(key, payload, options));
+        let put = tokio::time::timeout(limit, self.protocol.put(key, content, record.file_id, condition));
         let error = match put.await {
-            Ok(Ok(put)) => {
+            Ok(Ok(version)) => {
                 self.traffic.count_written(record.len);
-                let etag = put.e_tag.unwrap_or_default();
-                return token_of(path, &etag);
+                return token_of(path.as_str(), &version);
             }
-            Ok(Err(error)) => self.publish_error(path, condition, error),
+            Ok(Err(error)) => error,
             Err(_) => Error::TimedOut { path: path.to_string(), seconds: limit.as_secs() },
         };
         // An answer may have been lost and the request repeated: the refusal may be of our own object.
         self.ours_or(record, error).await
-    }
-
-    fn publish_error(&self, path: &StorePath, condition: &Condition, error: object_store::Error) -> Error {
-        use object_store::Error as Refusal;
-
-        match (condition, error) {
-            (Condition::MustNotExist, Refusal::AlreadyExists { .. } | Refusal::Precondition { .. }) => {
-                Error::AlreadyExists { path: path.to_string() }
-            }
-            (_, Refusal::AlreadyExists { .. } | Refusal::Precondition { .. }) => {
-                Error::Conflict { path: path.to_string(), reason: "it is another version, or gone".into() }
-            }
-            (_, other) => self.objects_error(path, other),
-        }
     }
 
     /// Completes an upload, in any process.
@@ -412,39 +305,11 @@ impl Inner {
                 Not(error) => Err(error),
             };
         }
-        let etag;
-        let mut headers = vec![("content-type", "application/xml")];
-        match condition {
-            Condition::Any => {}
-            Condition::MustNotExist => headers.push(("if-none-match", "*")),
-            Condition::Replaces(token) => {
-                etag = String::from_utf8_lossy(token.as_bytes()).into_owned();
-                headers.push(("if-match", &etag));
-            }
-        }
         let key = self.object_key(path)?;
-        let request =
-            Request { key: &key, query: &[("uploadId", upload_id)], headers: &headers, body: complete_body(&parts) };
-        let answer = match self.client.send(Method::POST, &request, true).await {
-            Ok(answer) => answer,
-            Err(error) => return self.ours_or(record, error).await,
-        };
-        let Some(failure) = answer.failure() else {
-            let etag = answer.document::<CompleteAnswer>(path.as_str())?.etag;
-            return token_of(path, &etag);
-        };
-        let error = match (failure.status.as_u16(), condition) {
-            (404, _) if failure.code == "NoSuchUpload" => {
-                let (path, file_id) = (path.to_string(), record.file_id.to_string());
-                Error::StagedLost { path, file_id, reason: "the upload was aborted or completed".into() }
-            }
-            (412 | 409, Condition::MustNotExist) => Error::AlreadyExists { path: path.to_string() },
-            (412 | 409 | 404, _) => {
-                Error::Conflict { path: path.to_string(), reason: format!("the store says {}", failure.text()) }
-            }
-            _ => self.client.failed(path.as_str(), &failure),
-        };
-        self.ours_or(record, error).await
+        match self.protocol.complete_upload(&key, upload_id, &parts, record.file_id, condition).await {
+            Ok(version) => token_of(path.as_str(), &version),
+            Err(error) => self.ours_or(record, error).await,
+        }
     }
 
     /// Looks at the target just before a multipart publication, for stores that ignore conditions there.
@@ -460,14 +325,14 @@ impl Inner {
         if let Some(head) = &found
             && head.file_id == Some(file_id)
         {
-            return Err(match token_of(path, &head.object.etag) {
+            return Err(match token_of(path.as_str(), &head.object.version) {
                 Ok(token) => Ours(token),
                 Err(error) => Not(error),
             });
         }
         match (condition, found) {
             (Condition::MustNotExist, Some(_)) => Err(Not(Error::AlreadyExists { path: path.to_string() })),
-            (Condition::Replaces(token), Some(head)) if head.object.etag.as_bytes() != token.as_bytes() => {
+            (Condition::Replaces(token), Some(head)) if Some(head.object.version.as_str()) != text_of(token) => {
                 Err(Not(Error::Conflict { path: path.to_string(), reason: "it is another version".into() }))
             }
             (Condition::Replaces(_), None) => {
@@ -495,21 +360,12 @@ impl Inner {
         }
     }
 
-    async fn abort_upload(&self, path: &StorePath, upload_id: &str) -> Result<()> {
-        let key = self.object_key(path)?;
-        let request = Request { key: &key, query: &[("uploadId", upload_id)], ..Request::default() };
-        let answer = self.client.send(Method::DELETE, &request, true).await?;
-        match answer.failure() {
-            None => Ok(()),
-            Some(failure) if failure.status == 404 => Ok(()),
-            Some(failure) => Err(self.client.failed(path.as_str(), &failure)),
-        }
-    }
-
     pub(super) async fn settle(&self, record: &StagedRecord) -> Result<Settled> {
         let mut fence_ms = 0;
         match &record.body {
-            StagedBody::Upload { upload_id, .. } => self.abort_upload(&record.path, upload_id).await?,
+            StagedBody::Upload { upload_id, .. } => {
+                self.protocol.abort_upload(&self.object_key(&record.path)?, upload_id).await?;
+            }
             StagedBody::Small { publish_by_ms } => {
                 fence_ms = publish_by_ms.saturating_add(FENCE_GRACE.as_millis() as u64);
             }
@@ -534,37 +390,23 @@ impl Inner {
     pub(super) async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
         let prefix = self.dir_key(&StorePath::root())?;
         let mut swept = Swept::default();
-        let mut markers: Option<(String, String)> = None;
+        let mut from = None;
         for _ in 0..SWEEP_PAGES_MAX {
-            let mut query =
-                vec![("encoding-type", "url"), ("max-uploads", "1000"), ("prefix", prefix.as_str()), ("uploads", "")];
-            if let Some((key, upload)) = &markers {
-                query.extend([("key-marker", key.as_str()), ("upload-id-marker", upload.as_str())]);
-            }
-            let request = Request { query: &query, ..Request::default() };
-            let answer = self.client.send(Method::GET, &request, true).await?;
-            if let Some(failure) = answer.failure() {
-                return Err(self.client.failed(&self.uri, &failure));
-            }
-            let page: UploadsAnswer = answer.document(&self.uri)?;
-            let encoded = page.encoding_type.as_deref() == Some("url");
-            for upload in page.uploads {
-                let key = if encoded { decode_key(&upload.key) } else { Ok(upload.key) };
-                let path = key.ok().and_then(|key| StorePath::parse(key.strip_prefix(&prefix)?).ok());
+            let page = self.protocol.uploads(&prefix, from.as_ref()).await?;
+            for Upload { key, id, begun_ms } in page.uploads {
                 // A key that we cannot name was not ours.
+                let Some(key) = key else { continue };
+                let path = key.strip_prefix(&prefix).and_then(|path| StorePath::parse(path).ok());
                 let Some(path) = path.filter(|path| !path.is_root()) else { continue };
                 swept.seen += 1;
-                let (upload_id, begun_ms) = (upload.upload_id, time_ms(&upload.initiated));
-                let remnant = Remnant::Upload { path: path.clone(), upload_id: upload_id.clone(), begun_ms };
-                if dead(&remnant) {
-                    self.abort_upload(&path, &upload_id).await?;
+                if dead(&Remnant::Upload { path, upload_id: id.clone(), begun_ms }) {
+                    self.protocol.abort_upload(&key, &id).await?;
                     swept.removed += 1;
                 }
             }
-            let decode = |text: String| if encoded { decode_key(&text).unwrap_or(text) } else { text };
-            match (page.is_truncated, page.next_key_marker, page.next_upload_id_marker) {
-                (true, Some(key), upload) => markers = Some((decode(key), upload.unwrap_or_default())),
-                _ => return Ok(swept),
+            from = page.next;
+            if from.is_none() {
+                break;
             }
         }
         Ok(swept)
@@ -577,26 +419,6 @@ enum Compared {
     Not(Error),
 }
 use Compared::{Not, Ours};
-
-fn token_of(path: &StorePath, etag: &str) -> Result<VersionToken> {
-    if etag.trim_matches('"').is_empty() {
-        return Err(store_error(path.as_str(), "the store gave no etag for what it took"));
-    }
-    VersionToken::new(etag.as_bytes())
-}
-
-fn complete_body(parts: &[Part]) -> Bytes {
-    use std::fmt::Write;
-
-    let mut xml = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
-    for part in parts {
-        let etag = quick_xml::escape::escape(part.tag.as_str());
-        write!(xml, "<Part><ETag>{etag}</ETag><PartNumber>{}</PartNumber></Part>", part.number)
-            .expect("a String takes all");
-    }
-    xml.push_str("</CompleteMultipartUpload>");
-    xml.into()
-}
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

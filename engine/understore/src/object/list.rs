@@ -1,133 +1,51 @@
-//! Listings of a bucket: pages of keys and prefixes, brought into name order, markers taken out.
+//! Listings: pages of keys and prefixes, brought into name order, markers taken out.
 //!
 //! A directory is a prefix under which there is a key, or a marker: an empty object whose key ends in a slash. The
-//! marker of the listed directory itself is no entry. Keys are asked for percent-encoded, so that one which XML cannot
-//! hold is a [`Refusal`] instead of the end of the list.
+//! marker of the listed directory itself is no entry.
 
 use std::{collections::VecDeque, sync::Arc};
 
 use futures::{StreamExt, stream};
-use http::Method;
-use serde::Deserialize;
 
 use super::{
     Inner,
-    client::{Request, decode_key, time_ms},
+    protocol::{Ask, Begin, Key, Keys, Object},
+    store_error, to_stat,
 };
 use crate::{
-    Entry, Error, Page, Refusal, Result, Stat, StorePath, VersionToken,
+    Entry, Error, Page, Refusal, Result, Stat, StorePath,
     name_order::{self, NameOrder},
     path::check_component,
-    store::{Kind, PAGE_ENTRIES_MAX, Pages},
+    store::{PAGE_ENTRIES_MAX, Pages},
 };
 
 /// Keys of one answer.
-const KEYS_MAX: &str = "1000";
+pub(super) const KEYS_MAX: usize = 1000;
 const REFUSALS_HELD_MAX: usize = PAGE_ENTRIES_MAX;
 
-/// Where a page of keys begins.
-#[derive(Debug, Clone)]
-pub(super) enum Begin {
-    First,
-    /// Behind a key.
-    After(String),
-    /// Where the last page said.
-    Token(String),
-}
-
-/// One page as S3 sends it.
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct ListAnswer {
-    #[serde(default)]
-    contents: Vec<Contents>,
-    #[serde(default)]
-    common_prefixes: Vec<CommonPrefix>,
-    next_continuation_token: Option<String>,
-    #[serde(default)]
-    is_truncated: bool,
-    /// Absent when the server ignored the wish to have keys encoded.
-    encoding_type: Option<String>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Contents {
-    key: String,
-    size: u64,
-    #[serde(default)]
-    last_modified: String,
-    #[serde(default, rename = "ETag")]
-    etag: String,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct CommonPrefix {
-    prefix: String,
-}
-
-/// A key of a page: decoded, or why it cannot be shown.
-#[derive(Debug)]
-pub(super) struct Key {
-    pub(super) name: std::result::Result<String, String>,
-    /// None for a common prefix.
-    pub(super) object: Option<Object>,
-}
-
-#[derive(Debug, Clone)]
-pub(super) struct Object {
-    pub(super) len: u64,
-    pub(super) etag: String,
-    pub(super) mtime_ms: i64,
-}
-
 impl Inner {
-    /// One page of keys that begin with `prefix`, in the store's order, and where to go on.
+    /// One page of keys that begin with `prefix`, in order, and where to go on.
     pub(super) async fn keys(
         &self,
         prefix: &str,
         delimited: bool,
-        count_max: &str,
+        count_max: usize,
         from: &Begin,
     ) -> Result<(Vec<Key>, Option<String>)> {
-        let mut query = vec![("encoding-type", "url"), ("list-type", "2"), ("max-keys", count_max), ("prefix", prefix)];
-        if delimited {
-            query.push(("delimiter", "/"));
-        }
-        match from {
-            Begin::First => {}
-            Begin::After(key) => query.push(("start-after", key)),
-            Begin::Token(token) => query.push(("continuation-token", token)),
-        }
-        let request = Request { query: &query, ..Request::default() };
-        let answer = self.client.send(Method::GET, &request, true).await?;
-        if let Some(failure) = answer.failure() {
-            return Err(self.client.failed(prefix, &failure));
-        }
-        let page: ListAnswer = answer.document(prefix)?;
-        let encoded = page.encoding_type.as_deref() == Some("url");
-        let decode = |key: String| if encoded { decode_key(&key) } else { Ok(key) };
-        let objects = page.contents.into_iter().map(|found| Key {
-            name: decode(found.key),
-            object: Some(Object { len: found.size, etag: found.etag, mtime_ms: time_ms(&found.last_modified) }),
-        });
-        let prefixes = page.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
-        let mut keys: Vec<Key> = objects.chain(prefixes).collect();
-        // The two lists of a page are each in order; between them the order is ours to restore.
+        let Keys { mut keys, next } = self.protocol.keys(&Ask { prefix, delimited, count_max, from }).await?;
+        // Stores give objects and prefixes as two lists, each in order; between them the order is ours to restore.
         keys.sort_by(|a, b| name_of(a).cmp(name_of(b)));
-        let next = page.next_continuation_token.filter(|token| page.is_truncated && !token.is_empty());
         if let (Some(next), Begin::Token(from)) = (&next, from)
             && next == from
         {
-            return Err(super::client::store_error(prefix, "the listing goes round in a circle"));
+            return Err(store_error(prefix, "the listing goes round in a circle"));
         }
         Ok((keys, next))
     }
 
     /// Whether there is anything under `dir_key`, which ends in a slash (or is empty: the bucket).
     pub(super) async fn has_keys(&self, dir_key: &str) -> Result<bool> {
-        Ok(!self.keys(dir_key, false, "1", &Begin::First).await?.0.is_empty())
+        Ok(!self.keys(dir_key, false, 1, &Begin::First).await?.0.is_empty())
     }
 }
 
@@ -135,15 +53,6 @@ fn name_of(key: &Key) -> &str {
     match &key.name {
         Ok(name) | Err(name) => name,
     }
-}
-
-/// The version of an object is its etag, as the store spells it.
-pub(super) fn to_stat(path: &str, object: &Object) -> Result<Stat> {
-    let Object { len, etag, mtime_ms } = object;
-    if etag.trim_matches('"').is_empty() {
-        return Err(super::client::store_error(path, "the store gives this object no etag, so its versions are alike"));
-    }
-    Ok(Stat { kind: Kind::File, len: *len, token: VersionToken::new(etag.as_bytes())?, mtime_ms: *mtime_ms })
 }
 
 /// A listing under way.
@@ -200,7 +109,7 @@ impl Walk {
             };
             match stat {
                 Ok(stat) => page.entries.push(Entry { name, stat }),
-                Err(_) => self.refuse(name, "the store gives it no etag"),
+                Err(_) => self.refuse(name, "the store gives it no version"),
             }
         }
         for name in self.order.take_shadowed() {

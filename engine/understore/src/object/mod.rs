@@ -1,0 +1,336 @@
+//! What all object stores have in common: files and directories over keys.
+//!
+//! ```text
+//!  UnderStore (paths, stats, staged writes) ── here ──▶ Protocol (keys, objects, uploads) ── s3/, … ──▶ requests
+//! ```
+//! A version is what the protocol tells versions apart by. Reads carry it as a condition, so that no byte of another
+//! version is returned; the version of the answer is compared as well, for servers that ignore the condition. A directory
+//! is a prefix with keys under it, or a marker `dir/`; where an object and a prefix share a name, the object is served.
+//!
+//! - `protocol.rs` is what a store must give; `list.rs` lists; `tree.rs` renames and deletes; `write.rs` stages,
+//!   publishes, settles and sweeps.
+
+mod list;
+mod protocol;
+mod tree;
+mod write;
+
+use std::{fmt, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+
+pub(crate) use self::protocol::{
+    Ask, Begin, Content, Head, Key, Keys, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
+};
+use crate::{
+    Capabilities, Condition, Depth, Error, FileId, Landing, Part, Remnant, Result, Settled, Staged, StagedRecord, Stat,
+    StorePath, Swept, Traffic, UnderStore, VersionToken,
+    error::Source,
+    store::{Kind, Pages},
+};
+
+/// A bucket, or a prefix of one, as an under-store.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    inner: Arc<Inner>,
+}
+
+/// What listings and staged writes share with the store.
+struct Inner {
+    /// Without what must not be shown.
+    uri: String,
+    /// The mounted prefix, without slashes at its ends.
+    prefix: String,
+    traffic: Arc<Traffic>,
+    protocol: Box<dyn Protocol>,
+}
+
+/// By hand: the clients below would print key ids, proxies and more.
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (endpoint, traffic) = (self.protocol.endpoint(), self.traffic.totals());
+        f.debug_struct("Objects")
+            .field("uri", &self.uri)
+            .field("endpoint", &endpoint)
+            .field("traffic", &traffic)
+            .finish()
+    }
+}
+
+impl Objects {
+    /// What lies under a prefix, which has no slash at either end, of the bucket that a protocol leads to.
+    pub(crate) fn new(uri: String, prefix: String, traffic: Arc<Traffic>, protocol: Box<dyn Protocol>) -> Self {
+        Self { inner: Arc::new(Inner { uri, prefix, traffic, protocol }) }
+    }
+}
+
+impl Inner {
+    /// The key of a path.
+    fn key(&self, path: &StorePath) -> Result<String> {
+        let refuse = |reason: String| Error::Unnameable { path: path.to_string(), reason };
+        if path.as_str().contains(|c: char| c.is_ascii_control()) {
+            return Err(refuse("object stores hold no names with control characters".to_owned()));
+        }
+        let key = match (self.prefix.as_str(), path.as_str()) {
+            (prefix, "") => prefix.to_owned(),
+            ("", path) => path.to_owned(),
+            (prefix, path) => format!("{prefix}/{path}"),
+        };
+        let bytes_max = self.protocol.rules().key_bytes_max;
+        if key.len() > bytes_max {
+            return Err(refuse(format!("the key, with the mounted prefix, is longer than {bytes_max} bytes")));
+        }
+        Ok(key)
+    }
+
+    /// The key of a directory's marker, which is also the prefix of what is in it; empty for a whole bucket.
+    fn dir_key(&self, path: &StorePath) -> Result<String> {
+        let mut key = self.key(path)?;
+        if !key.is_empty() {
+            key.push('/');
+        }
+        Ok(key)
+    }
+
+    /// The key of a path that is an object, never the root.
+    fn object_key(&self, path: &StorePath) -> Result<String> {
+        if path.is_root() {
+            return Err(Error::IsADirectory { path: "/".into() });
+        }
+        self.key(path)
+    }
+
+    async fn head(&self, path: &StorePath) -> Result<Head> {
+        self.protocol.head(&self.object_key(path)?).await
+    }
+
+    async fn stat(&self, path: &StorePath) -> Result<Stat> {
+        if path.is_root() {
+            return Ok(Stat::dir(0));
+        }
+        match self.head(path).await {
+            Ok(head) => return to_stat(path.as_str(), &head.object),
+            Err(Error::NotFound { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        if self.has_keys(&self.dir_key(path)?).await? {
+            Ok(Stat::dir(0))
+        } else {
+            Err(Error::NotFound { path: path.to_string() })
+        }
+    }
+}
+
+#[async_trait]
+impl UnderStore for Objects {
+    fn uri(&self) -> &str {
+        &self.inner.uri
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        let rules = self.inner.protocol.rules();
+        Capabilities {
+            create_only: rules.put,
+            replace: rules.put,
+            large_writes: rules.complete,
+            native_rename: false,
+            real_directories: false,
+            shared_upload: true,
+            descriptors: false,
+            control_characters: false,
+        }
+    }
+
+    fn traffic(&self) -> &Traffic {
+        &self.inner.traffic
+    }
+
+    async fn check(&self) -> Result<()> {
+        self.inner.protocol.check(&self.inner.dir_key(&StorePath::root())?).await
+    }
+
+    async fn stat(&self, path: &StorePath) -> Result<Stat> {
+        self.inner.stat(path).await
+    }
+
+    fn list(&self, dir: &StorePath, after: &str) -> Pages {
+        list::pages(Arc::clone(&self.inner), dir.clone(), after.to_owned())
+    }
+
+    async fn read(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        range: Range<u64>,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        let inner = &self.inner;
+        let changed = || Error::VersionChanged { path: path.to_string() };
+        let key = inner.object_key(path)?;
+        if range.is_empty() {
+            // There is no such thing as an empty range request; the version is still looked at.
+            let now = inner.stat(path).await?;
+            return if now.token == *token { Ok(()) } else { Err(changed()) };
+        }
+        let version = text_of(token).ok_or_else(changed)?;
+        inner.traffic.count_content();
+        let content = inner.protocol.get(&key, version, range.clone()).await?;
+        if content.version != version {
+            return Err(changed());
+        }
+        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: range.end - range.start, got };
+        if content.range != range {
+            return Err(wrong_length(content.range.end.saturating_sub(content.range.start)));
+        }
+        let (mut offset, mut chunks) = (range.start, content.chunks);
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk?;
+            let end = offset + chunk.len() as u64;
+            if end > range.end {
+                return Err(wrong_length(end - range.start));
+            }
+            landing.land(offset, &chunk);
+            inner.traffic.count_read(chunk.len() as u64);
+            offset = end;
+        }
+        if offset == range.end { Ok(()) } else { Err(wrong_length(offset - range.start)) }
+    }
+
+    async fn mkdir(&self, path: &StorePath) -> Result<()> {
+        match self.inner.stat(path).await {
+            Ok(_) => Err(Error::AlreadyExists { path: path.to_string() }),
+            Err(Error::NotFound { .. }) => self.inner.protocol.put_marker(&self.inner.dir_key(path)?).await,
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn delete_file(&self, path: &StorePath) -> Result<()> {
+        // Object stores delete what is not there without a word, so it is looked for first.
+        let stat = self.inner.stat(path).await?;
+        if !stat.is_file() {
+            return Err(Error::IsADirectory { path: path.to_string() });
+        }
+        self.inner.protocol.delete(&self.inner.object_key(path)?, None).await
+    }
+
+    async fn delete_dir(&self, path: &StorePath, depth: Depth) -> Result<()> {
+        if path.is_root() {
+            let reason = "it is the root of the mount, which is neither made, moved nor deleted".to_owned();
+            return Err(Error::Unnameable { path: "/".into(), reason });
+        }
+        let stat = self.inner.stat(path).await?;
+        if stat.is_file() {
+            return Err(Error::NotADirectory { path: path.to_string() });
+        }
+        self.inner.delete_dir(path, depth).await
+    }
+
+    async fn rename(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
+        if from != to && from.contains(to) {
+            let reason = "a directory cannot be moved into itself".to_owned();
+            return Err(Error::Unnameable { path: to.to_string(), reason });
+        }
+        let stat = self.inner.stat(from).await?;
+        if from == to {
+            return Ok(stat);
+        }
+        if stat.is_file() {
+            self.inner.rename_file(from, to, condition).await
+        } else {
+            self.inner.rename_dir(from, to, condition).await
+        }
+    }
+
+    async fn stage(&self, path: &StorePath, file_id: FileId, len_hint: Option<u64>) -> Result<Box<dyn Staged>> {
+        Ok(Box::new(write::StagedObject::new(&self.inner, path.clone(), file_id, len_hint)?))
+    }
+
+    async fn put_part(&self, record: &StagedRecord, number: u32, bytes: Vec<Bytes>) -> Result<Part> {
+        self.inner.put_part(record, number, bytes).await
+    }
+
+    async fn publish(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
+        self.inner.publish_upload(record, condition).await
+    }
+
+    async fn settle(&self, record: &StagedRecord) -> Result<Settled> {
+        self.inner.settle(record).await
+    }
+
+    async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
+        self.inner.sweep(dead).await
+    }
+}
+
+/// A failure without a name of its own.
+pub(crate) fn store_error(path: &str, source: impl Into<Source>) -> Error {
+    Error::Store { path: path.to_owned(), source: source.into() }
+}
+
+/// The version of an object, as the protocol spells it.
+fn token_of(path: &str, version: &str) -> Result<VersionToken> {
+    if version.trim_matches('"').is_empty() {
+        return Err(store_error(path, "the store gives this object no version, so its versions are alike"));
+    }
+    VersionToken::new(version.as_bytes())
+}
+
+/// The version in a token; `None` if it is another kind of store's.
+pub(crate) fn text_of(token: &VersionToken) -> Option<&str> {
+    std::str::from_utf8(token.as_bytes()).ok()
+}
+
+fn to_stat(path: &str, object: &Object) -> Result<Stat> {
+    let token = token_of(path, &object.version)?;
+    Ok(Stat { kind: Kind::File, len: object.len, token, mtime_ms: object.mtime_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Secret, s3};
+
+    fn mounted(uri: &str) -> Arc<Inner> {
+        let options = [("aws_access_key_id", "k"), ("aws_secret_access_key", "s")];
+        let options: BTreeMap<_, _> = options.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
+        s3::open(uri, &options).unwrap().inner
+    }
+
+    proptest! {
+        /// A name that reads back as another one would be another file.
+        #[test]
+        fn names_round_trip_through_keys(
+            prefix in "([a-z %#+~\\PC&&[^/\\x00-\\x1f\\x7f]]{1,8})?",
+            names in prop::collection::vec("[\\PC&&[^/]]{1,20}", 1..5),
+        ) {
+            let uri = if prefix.is_empty() { "s3://b".to_owned() } else { format!("s3://b/{prefix}") };
+            let path = names.join("/");
+            let (Ok(path), false) = (StorePath::parse(&path), matches!(prefix.as_str(), "." | "..")) else {
+                return Ok(());
+            };
+            let inner = mounted(&uri);
+            let key = inner.object_key(&path).unwrap();
+            // What a listing of the directory gives back.
+            let dir_key = inner.dir_key(&path.parent().unwrap()).unwrap();
+            prop_assert_eq!(key.strip_prefix(&dir_key), Some(path.name()));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_named_is_refused_by_name() {
+        let inner = mounted("s3://b/prefix");
+        for bad in ["a\nb", "a\x7f", &vec!["x".repeat(250); 5].join("/")] {
+            let refused = inner.key(&StorePath::parse(bad).unwrap());
+            assert!(matches!(refused, Err(Error::Unnameable { .. })), "{bad:?}");
+        }
+        assert!(matches!(inner.object_key(&StorePath::root()), Err(Error::IsADirectory { .. })));
+        assert_eq!(inner.dir_key(&StorePath::root()).unwrap(), "prefix/");
+        assert_eq!(mounted("s3://b").dir_key(&StorePath::root()).unwrap(), "");
+    }
+}

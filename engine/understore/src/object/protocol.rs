@@ -1,0 +1,174 @@
+//! What the protocol of an object store gives: requests for keys. All else that object stores have in common - files and
+//! directories, listings in name order, staged writes, renames - is built on it, once.
+//!
+//! Keys are whole: they hold the mounted prefix, and errors name them. The version of an object is a text that the store
+//! gives and takes back in conditions (an etag, a generation); it differs for different content.
+
+use std::ops::Range;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+
+use crate::{Condition, FileId, Part, Result, store::Compares};
+
+/// What a store says of an object.
+#[derive(Debug, Clone)]
+pub(crate) struct Object {
+    pub(crate) len: u64,
+    /// Empty where the store gives none.
+    pub(crate) version: String,
+    /// In milliseconds since 1970; zero where the store keeps none.
+    pub(crate) mtime_ms: i64,
+}
+
+/// An object, and which write of Citius it is.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) object: Object,
+    pub(crate) file_id: Option<FileId>,
+}
+
+/// Content of an object from the start of the range that was asked for.
+pub(crate) struct Content {
+    /// What the store says that it sends.
+    pub(crate) range: Range<u64>,
+    pub(crate) version: String,
+    pub(crate) chunks: BoxStream<'static, Result<Bytes>>,
+}
+
+/// A key of a listing: decoded, or why it cannot be shown.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: std::result::Result<String, String>,
+    /// None for a common prefix.
+    pub(crate) object: Option<Object>,
+}
+
+/// Where a page of keys begins.
+#[derive(Debug, Clone)]
+pub(crate) enum Begin {
+    First,
+    /// Behind a key.
+    After(String),
+    /// Where the last page said.
+    Token(String),
+}
+
+/// Which keys are asked for.
+#[derive(Debug)]
+pub(crate) struct Ask<'a> {
+    pub(crate) prefix: &'a str,
+    /// Whether keys with a slash behind the prefix are folded into common prefixes.
+    pub(crate) delimited: bool,
+    pub(crate) count_max: usize,
+    pub(crate) from: &'a Begin,
+}
+
+/// A page of keys, in the store's order.
+#[derive(Debug)]
+pub(crate) struct Keys {
+    pub(crate) keys: Vec<Key>,
+    /// Where the next page begins, if there is one.
+    pub(crate) next: Option<String>,
+}
+
+/// An upload that was begun and not ended.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// None if it is not UTF-8.
+    pub(crate) key: Option<String>,
+    pub(crate) id: String,
+    /// In milliseconds since 1970.
+    pub(crate) begun_ms: i64,
+}
+
+/// A page of uploads.
+#[derive(Debug, Default)]
+pub(crate) struct Uploads {
+    pub(crate) uploads: Vec<Upload>,
+    /// Where the next page begins, if there is one.
+    pub(crate) next: Option<UploadsFrom>,
+}
+
+/// Where a page of uploads begins.
+#[derive(Debug, Clone)]
+pub(crate) struct UploadsFrom {
+    pub(crate) key: String,
+    pub(crate) id: String,
+}
+
+/// What a store allows and promises.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rules {
+    pub(crate) key_bytes_max: usize,
+    /// Bytes up to which a write is one put.
+    pub(crate) small_bytes_max: u64,
+    /// Bytes of a part unless a file would have too many of them.
+    pub(crate) part_bytes: u64,
+    pub(crate) part_bytes_max: u64,
+    /// Bytes that one copy may copy.
+    pub(crate) copy_bytes_max: u64,
+    /// How conditions of a put are checked.
+    pub(crate) put: Compares,
+    /// How conditions of the end of an upload are checked.
+    pub(crate) complete: Compares,
+}
+
+/// An object store at work. A request that fails for a while is repeated inside; what comes out is final.
+#[async_trait]
+pub(crate) trait Protocol: Send + Sync {
+    /// What errors call the server.
+    fn endpoint(&self) -> &str;
+
+    /// What the store allows and promises.
+    fn rules(&self) -> Rules;
+
+    /// Finds what is wrong with address, keys, bucket or rights, by asking for keys under a prefix.
+    async fn check(&self, prefix: &str) -> Result<()>;
+
+    /// What is at a key. `NotFound` if nothing is.
+    async fn head(&self, key: &str) -> Result<Head>;
+
+    /// Content of this version. `VersionChanged` if it is another one.
+    async fn get(&self, key: &str, version: &str, range: Range<u64>) -> Result<Content>;
+
+    /// A page of keys.
+    async fn keys(&self, ask: &Ask<'_>) -> Result<Keys>;
+
+    /// Puts a whole object, and gives its version. `AlreadyExists` or `Conflict` if the condition does not hold.
+    async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String>;
+
+    /// Puts an empty object that stands for a directory; its key ends in a slash.
+    async fn put_marker(&self, key: &str) -> Result<()>;
+
+    /// Deletes a key, if it still has this version; that it is gone is no error. `Conflict` if it has another.
+    async fn delete(&self, key: &str, version: Option<&str>) -> Result<()>;
+
+    /// Copies an object that still has the version it is given with, and looks at the copy. `VersionChanged` if it has
+    /// another, `AlreadyExists` if the target may not be there and is.
+    async fn copy(&self, from: &str, object: &Object, to: &str, create_only: bool) -> Result<Object>;
+
+    /// Begins an upload of parts, and gives its id.
+    async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String>;
+
+    /// Sends one part. Sent again, it replaces itself.
+    async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part>;
+
+    /// Makes an object of parts, and gives its version. `StagedLost` if there is no such upload any more,
+    /// `AlreadyExists` or `Conflict` if the condition does not hold.
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[Part],
+        file_id: FileId,
+        condition: &Condition,
+    ) -> Result<String>;
+
+    /// Ends an upload without an object, so that it can never be completed; that it is gone is no error.
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()>;
+
+    /// A page of the uploads under way whose keys begin with `prefix`.
+    async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads>;
+}

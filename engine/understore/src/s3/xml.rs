@@ -1,0 +1,124 @@
+//! The documents of S3: what it answers, and the one that it is sent.
+//!
+//! Keys are asked for percent-encoded, so that one which XML cannot hold is a refusal instead of the end of a list.
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::client::{decode_key, time_ms};
+use crate::{
+    Part,
+    object::{Key, Keys, Object, Upload, Uploads, UploadsFrom},
+};
+
+/// One page of keys.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct ListAnswer {
+    #[serde(default)]
+    contents: Vec<Contents>,
+    #[serde(default)]
+    common_prefixes: Vec<CommonPrefix>,
+    next_continuation_token: Option<String>,
+    #[serde(default)]
+    is_truncated: bool,
+    /// Absent when the server ignored the wish to have keys encoded.
+    encoding_type: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Contents {
+    key: String,
+    size: u64,
+    #[serde(default)]
+    last_modified: String,
+    #[serde(default, rename = "ETag")]
+    etag: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct CommonPrefix {
+    prefix: String,
+}
+
+impl From<ListAnswer> for Keys {
+    fn from(page: ListAnswer) -> Self {
+        let encoded = page.encoding_type.as_deref() == Some("url");
+        let decode = |key: String| if encoded { decode_key(&key) } else { Ok(key) };
+        let objects = page.contents.into_iter().map(|found| Key {
+            name: decode(found.key),
+            object: Some(Object { len: found.size, version: found.etag, mtime_ms: time_ms(&found.last_modified) }),
+        });
+        let prefixes = page.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
+        Self {
+            keys: objects.chain(prefixes).collect(),
+            next: page.next_continuation_token.filter(|token| page.is_truncated && !token.is_empty()),
+        }
+    }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct InitiateAnswer {
+    pub(super) upload_id: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct CompleteAnswer {
+    #[serde(rename = "ETag")]
+    pub(super) etag: String,
+}
+
+/// One page of uploads under way.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct UploadsAnswer {
+    #[serde(default, rename = "Upload")]
+    uploads: Vec<UploadUnderWay>,
+    #[serde(default)]
+    is_truncated: bool,
+    next_key_marker: Option<String>,
+    next_upload_id_marker: Option<String>,
+    encoding_type: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct UploadUnderWay {
+    key: String,
+    upload_id: String,
+    #[serde(default)]
+    initiated: String,
+}
+
+impl From<UploadsAnswer> for Uploads {
+    fn from(page: UploadsAnswer) -> Self {
+        let encoded = page.encoding_type.as_deref() == Some("url");
+        let uploads = page.uploads.into_iter().map(|found| Upload {
+            key: if encoded { decode_key(&found.key).ok() } else { Some(found.key) },
+            id: found.upload_id,
+            begun_ms: time_ms(&found.initiated),
+        });
+        let decode = |text: String| if encoded { decode_key(&text).unwrap_or(text) } else { text };
+        let next = page.next_key_marker.filter(|_| page.is_truncated);
+        let id = page.next_upload_id_marker.unwrap_or_default();
+        Self { uploads: uploads.collect(), next: next.map(|key| UploadsFrom { key: decode(key), id }) }
+    }
+}
+
+/// What completes an upload.
+pub(super) fn complete_body(parts: &[Part]) -> Bytes {
+    use std::fmt::Write;
+
+    let mut xml = String::from("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+    for part in parts {
+        let etag = quick_xml::escape::escape(part.tag.as_str());
+        write!(xml, "<Part><ETag>{etag}</ETag><PartNumber>{}</PartNumber></Part>", part.number)
+            .expect("a String takes all");
+    }
+    xml.push_str("</CompleteMultipartUpload>");
+    xml.into()
+}

@@ -1,0 +1,409 @@
+//! An object store in memory, below the adapter that all object stores share: what that adapter does with keys, markers,
+//! uploads and conditions is tested without a server, and with any fault that a server or a network can have.
+//!
+//! It lists in key order, as Amazon S3 does, and believes every condition. Each write gives its key a new version.
+
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, Range},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+
+use crate::{
+    Compares, Condition, Error, FileId, Part, Result, Traffic, UnderStore,
+    object::{
+        Ask, Begin, Content, Head, Key, Keys, Object, Objects, Protocol, Rules, Upload, Uploads, UploadsFrom,
+        store_error, text_of,
+    },
+};
+
+/// What a bucket in memory allows: little, so that small tests reach its bounds.
+const RULES: Rules = Rules {
+    key_bytes_max: 1024,
+    small_bytes_max: 1 << 20,
+    part_bytes: 1 << 20,
+    part_bytes_max: 1 << 30,
+    copy_bytes_max: 5 << 30,
+    put: Compares::Atomically,
+    complete: Compares::Atomically,
+};
+/// Bytes of one chunk of content.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Uploads of one page.
+const UPLOADS_PAGE: usize = 100;
+
+/// The requests of an object store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Request {
+    /// What is at a key.
+    Head,
+    /// Content of an object.
+    Get,
+    /// A page of keys.
+    Keys,
+    /// A whole object.
+    Put,
+    /// An empty object that stands for a directory.
+    PutMarker,
+    /// The end of an object.
+    Delete,
+    /// Another object like one.
+    Copy,
+    /// The begin of an upload.
+    BeginUpload,
+    /// A part of one.
+    PutPart,
+    /// Its end as an object.
+    CompleteUpload,
+    /// Its end without one.
+    AbortUpload,
+    /// A page of uploads.
+    Uploads,
+}
+
+/// What one request meets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RequestFault {
+    /// Nothing.
+    None,
+    /// It fails and was not done: 500, 503, a refused connection.
+    Fail,
+    /// It is done, and its answer is lost.
+    AnswerLost,
+    /// The server does not answer.
+    Unreachable,
+    /// Content ends early, as if it were whole.
+    Truncated,
+    /// Content breaks off.
+    CutOff,
+    /// Another length is sent than was asked for.
+    WrongRange,
+    /// The condition is ignored, and what is there now is sent.
+    ConditionIgnored,
+}
+
+type Hook = dyn Fn(Request, &str) -> RequestFault + Send + Sync;
+
+#[derive(Debug, Clone)]
+struct Stored {
+    content: Bytes,
+    version: u64,
+    file_id: Option<FileId>,
+}
+
+#[derive(Debug)]
+struct Begun {
+    key: String,
+    file_id: FileId,
+    parts: BTreeMap<u32, Bytes>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<String, Stored>,
+    uploads: BTreeMap<u64, Begun>,
+    serial: u64,
+}
+
+/// A bucket in memory. Clones are the same bucket.
+#[derive(Clone)]
+pub struct Bucket {
+    state: Arc<Mutex<State>>,
+    traffic: Arc<Traffic>,
+    hook: Arc<Hook>,
+}
+
+impl Default for Bucket {
+    fn default() -> Self {
+        Self::with_faults(|_, _| RequestFault::None)
+    }
+}
+
+impl Bucket {
+    /// An empty bucket whose requests meet what the hook says; it is asked with the request and its key or prefix.
+    pub fn with_faults(hook: impl Fn(Request, &str) -> RequestFault + Send + Sync + 'static) -> Self {
+        Self { state: Arc::default(), traffic: Arc::default(), hook: Arc::new(hook) }
+    }
+
+    /// The under-store at a prefix of the bucket, which has no slash at either end.
+    pub fn mount(&self, prefix: &str) -> Arc<dyn UnderStore> {
+        let (uri, traffic) = (format!("bucket://memory/{prefix}"), Arc::<Traffic>::default());
+        let protocol = Self { traffic: Arc::clone(&traffic), ..self.clone() };
+        Arc::new(Objects::new(uri, prefix.to_owned(), traffic, Box::new(protocol)))
+    }
+
+    /// Puts an object as another program does.
+    pub fn put_object(&self, key: &str, content: impl Into<Bytes>) {
+        let mut state = self.state.lock();
+        state.serial += 1;
+        let stored = Stored { content: content.into(), version: state.serial, file_id: None };
+        state.objects.insert(key.to_owned(), stored);
+    }
+
+    /// An object as another program sees it.
+    pub fn object(&self, key: &str) -> Option<Bytes> {
+        self.state.lock().objects.get(key).map(|stored| stored.content.clone())
+    }
+
+    /// All keys, in order.
+    pub fn all_keys(&self) -> Vec<String> {
+        self.state.lock().objects.keys().cloned().collect()
+    }
+
+    /// Uploads that were begun and not ended.
+    pub fn uploads_under_way(&self) -> usize {
+        self.state.lock().uploads.len()
+    }
+
+    /// What a request meets, if that is not its end already.
+    fn meet(&self, request: Request, key: &str) -> Result<RequestFault> {
+        self.traffic.count_request();
+        match (self.hook)(request, key) {
+            RequestFault::Fail => Err(store_error(key, "503 SlowDown, by a test's wish")),
+            RequestFault::Unreachable => Err(unreachable("nobody listens, by a test's wish")),
+            fault => Ok(fault),
+        }
+    }
+}
+
+fn unreachable(reason: &str) -> Error {
+    Error::Unreachable { endpoint: "memory".into(), reason: reason.into() }
+}
+
+/// The answer, unless it is lost.
+fn answer<T>(fault: RequestFault, key: &str, answer: T) -> Result<T> {
+    match fault {
+        RequestFault::AnswerLost => Err(store_error(key, "the connection was reset, by a test's wish")),
+        _ => Ok(answer),
+    }
+}
+
+fn spelled(version: u64) -> String {
+    format!("\"{version:016x}\"")
+}
+
+impl Stored {
+    fn object(&self) -> Object {
+        Object { len: self.content.len() as u64, version: spelled(self.version), mtime_ms: self.version as i64 }
+    }
+}
+
+impl State {
+    fn compare(&self, key: &str, condition: &Condition) -> Result<()> {
+        match (condition, self.objects.get(key)) {
+            (Condition::MustNotExist, Some(_)) => Err(Error::AlreadyExists { path: key.to_owned() }),
+            (Condition::Replaces(token), found)
+                if found.map(|stored| spelled(stored.version)).as_deref() != text_of(token) =>
+            {
+                Err(Error::Conflict { path: key.to_owned(), reason: "it is another version, or gone".into() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn put(&mut self, key: &str, content: Bytes, file_id: Option<FileId>) -> String {
+        self.serial += 1;
+        let stored = Stored { content, version: self.serial, file_id };
+        let version = spelled(stored.version);
+        self.objects.insert(key.to_owned(), stored);
+        version
+    }
+}
+
+fn whole(content: &[Bytes]) -> Bytes {
+    content.concat().into()
+}
+
+#[async_trait]
+impl Protocol for Bucket {
+    fn endpoint(&self) -> &str {
+        "memory"
+    }
+
+    fn rules(&self) -> Rules {
+        RULES
+    }
+
+    async fn check(&self, prefix: &str) -> Result<()> {
+        self.meet(Request::Keys, prefix).map(drop)
+    }
+
+    async fn head(&self, key: &str) -> Result<Head> {
+        let fault = self.meet(Request::Head, key)?;
+        let state = self.state.lock();
+        let stored = state.objects.get(key).ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
+        answer(fault, key, Head { object: stored.object(), file_id: stored.file_id })
+    }
+
+    async fn get(&self, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
+        let fault = self.meet(Request::Get, key)?;
+        let stored = self.state.lock().objects.get(key).cloned();
+        let stored = stored.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
+        let found = spelled(stored.version);
+        if found != version && fault != RequestFault::ConditionIgnored {
+            return Err(Error::VersionChanged { path: key.to_owned() });
+        }
+        let end = range.end.min(stored.content.len() as u64);
+        let mut sent = range.start.min(end)..end;
+        if fault == RequestFault::WrongRange {
+            sent.end = sent.start + (sent.end - sent.start) / 2;
+        }
+        let content = stored.content.slice(sent.start as usize..sent.end as usize);
+        let mut chunks: Vec<_> = content.chunks(CHUNK_BYTES).map(|chunk| Ok(content.slice_ref(chunk))).collect();
+        let half = chunks.len() / 2;
+        match fault {
+            RequestFault::Truncated => chunks.truncate(half),
+            RequestFault::CutOff => {
+                chunks.truncate(half);
+                chunks.push(Err(unreachable("the connection was reset, by a test's wish")));
+            }
+            _ => {}
+        }
+        answer(fault, key, Content { range: sent, version: found, chunks: stream::iter(chunks).boxed() })
+    }
+
+    async fn keys(&self, ask: &Ask<'_>) -> Result<Keys> {
+        let fault = self.meet(Request::Keys, ask.prefix)?;
+        let state = self.state.lock();
+        let from = match ask.from {
+            Begin::First => Bound::Included(ask.prefix),
+            Begin::After(key) | Begin::Token(key) => Bound::Excluded(key.as_str()),
+        };
+        let mut keys: Vec<Key> = Vec::new();
+        let (mut last, mut folded, mut next) = (None, None::<String>, None);
+        for (key, stored) in state.objects.range::<str, _>((from, Bound::Unbounded)) {
+            let Some(rest) = key.strip_prefix(ask.prefix) else {
+                if key.as_str() < ask.prefix { continue } else { break }
+            };
+            // What a common prefix stands for is not listed again, nor is what a token stood behind.
+            let is_folded = |prefix: &Option<String>| prefix.as_ref().is_some_and(|prefix| key.starts_with(prefix));
+            if is_folded(&folded)
+                || matches!(ask.from, Begin::Token(token) if token.ends_with('/') && key.starts_with(token))
+            {
+                continue;
+            }
+            if keys.len() == ask.count_max {
+                next = last;
+                break;
+            }
+            let prefix = rest.split_once('/').filter(|_| ask.delimited);
+            let (name, object) = match prefix {
+                Some((first, _)) => (format!("{}{first}/", ask.prefix), None),
+                None => (key.clone(), Some(stored.object())),
+            };
+            folded = object.is_none().then(|| name.clone());
+            last = Some(name.clone());
+            keys.push(Key { name: Ok(name), object });
+        }
+        answer(fault, ask.prefix, Keys { keys, next })
+    }
+
+    async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
+        let fault = self.meet(Request::Put, key)?;
+        let mut state = self.state.lock();
+        state.compare(key, condition)?;
+        answer(fault, key, state.put(key, whole(&content), Some(file_id)))
+    }
+
+    async fn put_marker(&self, key: &str) -> Result<()> {
+        let fault = self.meet(Request::PutMarker, key)?;
+        self.state.lock().put(key, Bytes::new(), None);
+        answer(fault, key, ())
+    }
+
+    async fn delete(&self, key: &str, version: Option<&str>) -> Result<()> {
+        let fault = self.meet(Request::Delete, key)?;
+        let mut state = self.state.lock();
+        let found = state.objects.get(key).map(|stored| spelled(stored.version));
+        if found.is_some() && version.is_some() && version != found.as_deref() {
+            return Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() });
+        }
+        state.objects.remove(key);
+        answer(fault, key, ())
+    }
+
+    async fn copy(&self, from: &str, object: &Object, to: &str, create_only: bool) -> Result<Object> {
+        let fault = self.meet(Request::Copy, from)?;
+        let mut state = self.state.lock();
+        let source = state.objects.get(from).cloned().ok_or_else(|| Error::NotFound { path: from.to_owned() })?;
+        if spelled(source.version) != object.version {
+            return Err(Error::VersionChanged { path: from.to_owned() });
+        }
+        if create_only {
+            state.compare(to, &Condition::MustNotExist)?;
+        }
+        state.put(to, source.content, source.file_id);
+        answer(fault, from, state.objects[to].object())
+    }
+
+    async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
+        let fault = self.meet(Request::BeginUpload, key)?;
+        let mut state = self.state.lock();
+        state.serial += 1;
+        let id = state.serial;
+        state.uploads.insert(id, Begun { key: key.to_owned(), file_id, parts: BTreeMap::new() });
+        answer(fault, key, id.to_string())
+    }
+
+    async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
+        let fault = self.meet(Request::PutPart, key)?;
+        let mut state = self.state.lock();
+        let upload = upload_id.parse().ok().and_then(|id: u64| state.uploads.get_mut(&id));
+        let upload = upload.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
+        let content = whole(&content);
+        let part = Part { number, len: content.len() as u64, tag: number.to_string() };
+        upload.parts.insert(number, content);
+        answer(fault, key, part)
+    }
+
+    async fn complete_upload(
+        &self,
+        key: &str,
+        upload_id: &str,
+        parts: &[Part],
+        file_id: FileId,
+        condition: &Condition,
+    ) -> Result<String> {
+        let fault = self.meet(Request::CompleteUpload, key)?;
+        let mut state = self.state.lock();
+        let id: Option<u64> = upload_id.parse().ok();
+        let lost = || Error::StagedLost {
+            path: key.to_owned(),
+            file_id: file_id.to_string(),
+            reason: "the upload was aborted or completed".into(),
+        };
+        let upload = id.and_then(|id| state.uploads.get(&id)).ok_or_else(lost)?;
+        assert_eq!((upload.key.as_str(), upload.file_id), (key, file_id), "an upload is of one file");
+        state.compare(key, condition)?;
+        let upload = id.and_then(|id| state.uploads.remove(&id)).ok_or_else(lost)?;
+        let content: Vec<Bytes> = parts.iter().map(|part| upload.parts[&part.number].clone()).collect();
+        answer(fault, key, state.put(key, whole(&content), Some(file_id)))
+    }
+
+    async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
+        let fault = self.meet(Request::AbortUpload, key)?;
+        if let Ok(id) = upload_id.parse() {
+            self.state.lock().uploads.remove(&id);
+        }
+        answer(fault, key, ())
+    }
+
+    async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
+        let fault = self.meet(Request::Uploads, prefix)?;
+        let after: u64 = from.and_then(|from| from.id.parse().ok()).unwrap_or(0);
+        let state = self.state.lock();
+        let mut found = state.uploads.range(after + 1..).filter(|(_, begun)| begun.key.starts_with(prefix));
+        let uploads: Vec<Upload> = (&mut found)
+            .take(UPLOADS_PAGE)
+            .map(|(id, begun)| Upload { key: Some(begun.key.clone()), id: id.to_string(), begun_ms: 0 })
+            .collect();
+        let next = found.next().and(uploads.last());
+        let next = next.map(|last| UploadsFrom { key: last.key.clone().unwrap_or_default(), id: last.id.clone() });
+        answer(fault, prefix, Uploads { uploads, next })
+    }
+}

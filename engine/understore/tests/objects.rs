@@ -1,0 +1,280 @@
+//! What all object stores have in common, over a bucket in memory: the contract, a million names, and faults of every
+//! kind of request.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use citius_understore::{
+    Condition, Depth, Error, FileId, PAGE_ENTRIES_MAX, Settled, StorePath, UnderStore,
+    testing::{Bucket, Request, RequestFault, conformance},
+};
+use futures::{StreamExt, TryStreamExt};
+
+fn path(text: &str) -> StorePath {
+    StorePath::parse(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_in_memory_keeps_the_contract() {
+    for prefix in ["", "deep/pre fix%"] {
+        let report = conformance(Bucket::default().mount(prefix)).await;
+        assert_eq!(report.failures().count(), 0, "{report}");
+        let skipped: Vec<_> = report.skipped().map(|point| point.name).collect();
+        assert_eq!(skipped, ["descriptors_show_one_version"], "{report}");
+    }
+}
+
+/// The first page needs three requests (two pages of keys, and whether `part` is a directory, which would come before
+/// them all), each later one needs one: nothing is read ahead, and no more is held than a page.
+#[tokio::test]
+async fn a_million_names_are_listed_a_page_at_a_time() {
+    const COUNT: usize = 1_000_000;
+    let bucket = Bucket::default();
+    for number in 0..COUNT {
+        bucket.put_object(&format!("data/part-{number:07}"), Bytes::from_static(b"x"));
+    }
+    let store = bucket.mount("data");
+    let requests = || store.traffic().totals().requests;
+    let mut pages = store.list(&StorePath::root(), "");
+    let first = pages.next().await.unwrap().unwrap();
+    assert_eq!((requests(), first.entries.len()), (3, PAGE_ENTRIES_MAX));
+    let (mut next, mut longest) = (0, 0);
+    let mut rest = futures::stream::iter([Ok(first)]).chain(pages);
+    while let Some(page) = rest.try_next().await.unwrap() {
+        longest = longest.max(page.entries.len());
+        for entry in page.entries {
+            assert_eq!(entry.name, format!("part-{next:07}"));
+            next += 1;
+        }
+    }
+    assert_eq!((next, longest), (COUNT, PAGE_ENTRIES_MAX));
+    assert!(requests() <= (COUNT / PAGE_ENTRIES_MAX) as u64 + 1, "{} requests", requests());
+    let after = bucket.mount("data").list(&StorePath::root(), "part-0999990");
+    let names: Vec<_> = after.try_collect::<Vec<_>>().await.unwrap().remove(0).entries;
+    assert_eq!(names.first().map(|entry| entry.name.as_str()), Some("part-0999991"));
+}
+
+/// Numbers that look random and are the same in each run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+const NAMES: [&str; 6] = ["a", "b", "d/a", "d/b", "d/e/a", "x y/ü%"];
+
+/// What is in the bucket, and what happens to it.
+struct Storm {
+    bucket: Bucket,
+    store: Arc<dyn UnderStore>,
+    rages: Arc<AtomicBool>,
+    truth: BTreeMap<&'static str, Bytes>,
+    dice: Dice,
+    next_id: u128,
+}
+
+impl Storm {
+    fn new(seed: u64, faults: Arc<AtomicU64>) -> Self {
+        let rages = Arc::new(AtomicBool::new(true));
+        let (is_raging, dice) = (Arc::clone(&rages), Mutex::new(Dice(seed ^ 0xfa17)));
+        let bucket = Bucket::with_faults(move |request, _| {
+            let mut dice = dice.lock().unwrap();
+            if !is_raging.load(Relaxed) || dice.roll(100) >= 25 {
+                return RequestFault::None;
+            }
+            faults.fetch_add(1, Relaxed);
+            match (request, dice.roll(7)) {
+                (Request::Get, 0) => RequestFault::Truncated,
+                (Request::Get, 1) => RequestFault::CutOff,
+                (Request::Get, 2) => RequestFault::WrongRange,
+                (Request::Get, 3) => RequestFault::ConditionIgnored,
+                (_, 0 | 1) => RequestFault::AnswerLost,
+                (_, 2) => RequestFault::Unreachable,
+                _ => RequestFault::Fail,
+            }
+        });
+        let store = bucket.mount("p");
+        Self { bucket, store, rages, truth: BTreeMap::new(), dice: Dice(seed), next_id: 1 }
+    }
+
+    fn name(&mut self) -> &'static str {
+        NAMES[self.dice.roll(NAMES.len() as u64) as usize]
+    }
+
+    /// Bytes that no other write has.
+    fn content(&mut self) -> Bytes {
+        let len = match self.dice.roll(4) {
+            0 => 0,
+            1 => self.dice.roll(5000),
+            2 => (1 << 20) + self.dice.roll(3),
+            _ => 2_500_000 + self.dice.roll(1000),
+        };
+        let seed = self.next_id as u64;
+        (0..len).map(|at| (at.wrapping_mul(31).wrapping_add(seed * 7919) >> 3) as u8).collect::<Vec<_>>().into()
+    }
+
+    /// A write, published or settled as a master would: what it said to whom decides what must be there.
+    async fn write(&mut self) {
+        let (name, content) = (self.name(), self.content());
+        let file_id = FileId(self.next_id.to_be_bytes());
+        self.next_id += 1;
+        let Ok(mut staged) = self.store.stage(&path(name), file_id, None).await else { return };
+        for piece in content.chunks(700_001) {
+            if staged.write(content.slice_ref(piece)).await.is_err() {
+                // What the log knows of it is enough to end it.
+                let begun = staged.begun();
+                drop(staged);
+                return self.settle_absent(&begun).await;
+            }
+        }
+        let Ok(record) = staged.seal().await else {
+            let begun = staged.begun();
+            drop(staged);
+            return self.settle_absent(&begun).await;
+        };
+        let condition = match self.truth.contains_key(name) {
+            true if self.dice.roll(4) == 0 => Condition::MustNotExist,
+            false if self.dice.roll(2) == 0 => Condition::MustNotExist,
+            _ => Condition::Any,
+        };
+        match staged.publish(&condition).await {
+            Ok(_) => {
+                assert!(condition == Condition::Any || !self.truth.contains_key(name), "{name} was replaced");
+                self.truth.insert(name, content);
+            }
+            Err(_) => match self.settled(&record).await {
+                Settled::Published(_) => {
+                    assert!(condition == Condition::Any || !self.truth.contains_key(name), "{name} was replaced");
+                    self.truth.insert(name, content);
+                }
+                Settled::Absent => {}
+            },
+        }
+    }
+
+    async fn settled(&mut self, record: &citius_understore::StagedRecord) -> Settled {
+        loop {
+            if let Ok(settled) = self.store.settle(record).await {
+                return settled;
+            }
+        }
+    }
+
+    async fn settle_absent(&mut self, record: &citius_understore::StagedRecord) {
+        assert_eq!(self.settled(record).await, Settled::Absent, "it was never published");
+    }
+
+    /// A read gives an error, or the bytes of the version that was looked at.
+    async fn read(&mut self) {
+        let name = self.name();
+        let Ok(stat) = self.store.stat(&path(name)).await else { return };
+        let truth = self.truth.get(name).unwrap_or_else(|| panic!("{name} is there, and was never written"));
+        assert_eq!(stat.len, truth.len() as u64, "{name}");
+        let truth = truth.clone();
+        let is_replaced = self.dice.roll(3) == 0;
+        if is_replaced {
+            // By another program, which knows nothing of versions.
+            let other: Bytes = truth.iter().map(|byte| !byte).collect::<Vec<_>>().into();
+            self.bucket.put_object(&format!("p/{name}"), other.clone());
+            self.truth.insert(name, other);
+        }
+        let start = self.dice.roll(stat.len + 1);
+        let end = start + self.dice.roll(stat.len - start + 1);
+        let mut landed = Vec::new();
+        let mut landing = |at: u64, bytes: &[u8]| {
+            assert_eq!(at, start + landed.len() as u64);
+            landed.extend_from_slice(bytes);
+        };
+        if self.store.read(&path(name), &stat.token, start..end, &mut landing).await.is_ok() {
+            assert!(!is_replaced, "{name}: another version than was asked for");
+            assert!(landed == truth[start as usize..end as usize], "{name}: other bytes than were written");
+        }
+    }
+
+    async fn delete(&mut self) {
+        let name = self.name();
+        loop {
+            match self.store.delete_file(&path(name)).await {
+                Ok(()) | Err(Error::NotFound { .. }) => break,
+                Err(_) => {}
+            }
+        }
+        self.truth.remove(name);
+    }
+
+    /// A rename is called again until it is done, as an intent of the log is.
+    async fn rename(&mut self) {
+        let (from, to) = (self.name(), self.name());
+        if !self.truth.contains_key(from) || from == to {
+            return;
+        }
+        loop {
+            match self.store.rename(&path(from), &path(to), &Condition::Any).await {
+                Ok(_) | Err(Error::NotFound { .. }) => break,
+                Err(_) => {}
+            }
+        }
+        let moved = self.truth.remove(from).unwrap();
+        self.truth.insert(to, moved);
+    }
+
+    async fn delete_tree(&mut self) {
+        loop {
+            match self.store.delete_dir(&path("d"), Depth::Recursive).await {
+                Ok(()) | Err(Error::NotFound { .. }) => break,
+                Err(_) => {}
+            }
+        }
+        self.truth.retain(|name, _| !name.starts_with("d/"));
+    }
+
+    /// The bucket holds what was acknowledged, whole, and nothing else.
+    fn check(&self) {
+        let files: HashSet<_> = self.bucket.all_keys().into_iter().filter(|key| !key.ends_with('/')).collect();
+        let expected: HashSet<_> = self.truth.keys().map(|name| format!("p/{name}")).collect();
+        assert_eq!(files, expected);
+        for (name, content) in &self.truth {
+            assert!(self.bucket.object(&format!("p/{name}")).unwrap() == *content, "{name} is not what was written");
+        }
+    }
+}
+
+/// Ten thousand faults in writes, reads, renames and deletions: no half file, no mixture, nothing acknowledged is lost, and
+/// no upload is left. Time is tokio's own: what is waited for is over at once.
+#[tokio::test(start_paused = true)]
+async fn ten_thousand_faults_leave_what_was_acknowledged() {
+    const FAULTS: u64 = 10_000;
+    let faults = Arc::new(AtomicU64::new(0));
+    let mut seed = 0;
+    while faults.load(Relaxed) < FAULTS {
+        seed += 1;
+        let mut storm = Storm::new(seed, Arc::clone(&faults));
+        for _ in 0..100 {
+            match storm.dice.roll(20) {
+                0..10 => storm.write().await,
+                10..15 => storm.read().await,
+                15..17 => storm.delete().await,
+                17..19 => storm.rename().await,
+                _ => storm.delete_tree().await,
+            }
+            storm.check();
+        }
+        // What a crash of the publisher left is found, though its begin was never told.
+        storm.rages.store(false, Relaxed);
+        storm.store.sweep(&|_| true).await.unwrap();
+        assert_eq!(storm.bucket.uploads_under_way(), 0);
+        storm.check();
+    }
+    println!("{} faults in {seed} storms", faults.load(Relaxed));
+}
