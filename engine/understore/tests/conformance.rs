@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use citius_understore::{
     LocalStore, MemoryStore, UnderStore,
-    testing::{Report, Server, conformance},
+    testing::{
+        Report, Server, conformance,
+        servers::{CephGateway, CephStore},
+    },
 };
 
 /// Points that the suite has; a suite that lost some would still pass.
@@ -44,4 +47,16 @@ async fn s3_bucket_and_prefix() {
         store.check().await.unwrap();
         hold(store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_of_a_ceph_gateway() {
+    let server = CephGateway::start(CephStore::Memory).await.unwrap();
+    println!("ceph {}", server.version());
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold(store, &["descriptors_show_one_version"]).await;
+    }
+    server.stop().unwrap();
 }

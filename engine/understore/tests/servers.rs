@@ -69,7 +69,12 @@ async fn keeps_one_object_by_swift(auth_url: &str, (user, key): (&str, &str), co
     let token = answer.headers()["x-auth-token"].to_str().unwrap();
     let url = format!("{}/{container}/by-swift", answer.headers()["x-storage-url"].to_str().unwrap());
     let request = |method, content| {
-        Request::builder().method(method).uri(&url).header("x-auth-token", token).body(Bytes::from_static(content)).unwrap()
+        Request::builder()
+            .method(method)
+            .uri(&url)
+            .header("x-auth-token", token)
+            .body(Bytes::from_static(content))
+            .unwrap()
     };
     assert_eq!(call(request(Method::PUT, CONTENT)).await.unwrap().status(), StatusCode::CREATED);
     assert_eq!(call(request(Method::GET, b"")).await.unwrap().body(), CONTENT);

@@ -9,7 +9,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::CONTENT_LENGTH};
 use object_store::{
     ClientOptions,
     aws::{AwsAuthorizer, AwsCredentialProvider},
@@ -212,6 +212,10 @@ impl Client {
             .uri(url)
             .body(request.body.clone().into())
             .map_err(|error| store_error(request.key, error))?;
+        // An empty body would go without its length, which Ceph refuses.
+        if request.body.is_empty() && matches!(*http.method(), Method::PUT | Method::POST) {
+            http.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         for (name, value) in request.headers {
             let value = HeaderValue::from_str(value).map_err(|error| store_error(request.key, error))?;
             http.headers_mut().insert(HeaderName::from_static(name), value);

@@ -3,7 +3,11 @@
 //! Options have `object_store`'s names (`aws_endpoint`, `aws_access_key_id`, …). What the options leave open is taken
 //! from the environment (`AWS_*`), as every S3 tool does. Nothing is sent here: [`crate::UnderStore::check`] does.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use object_store::{
     ClientOptions, RetryConfig,
@@ -109,7 +113,7 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>, traffic: Ar
         is_amazon,
         endpoint,
     };
-    Ok((S3 { objects, client }, prefix))
+    Ok((S3 { objects, client, wants_bare_etags: AtomicBool::new(false) }, prefix))
 }
 
 /// Bucket and prefix; the prefix has no slash at either end.

@@ -17,6 +17,9 @@
 //! conditional writes race), so only at its own endpoints do [`Capabilities`] promise that for large writes. A store that
 //! ignores conditions altogether would overwrite silently; for it a multipart publication also looks at the target itself.
 //!
+//! Ceph 16 wants etags without quotes in the conditions of a PUT (it answers 412 to others), does not tell the etag of a
+//! completed upload, and percent-encodes the keys of uploads under way without saying so.
+//!
 //! SeaweedFS also lists in name order where Amazon S3 lists in key order, collapses `a//b` to `a/b`, takes `a\b` for
 //! `a/b`, replaces control characters in continuation tokens, shows a directory after its last object is gone until it has
 //! cleaned up, and deletes a marker only when nothing is under it.
@@ -27,14 +30,19 @@ mod client;
 mod connect;
 mod xml;
 
-use std::{ops::Range, time::Duration};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 use http::Method;
 use object_store::{
-    Attribute, Attributes, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload, UpdateVersion,
+    Attribute, Attributes, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload, PutResult,
+    UpdateVersion,
     aws::AmazonS3,
     client::{HttpError, HttpErrorKind},
     multipart::MultipartStore,
@@ -77,6 +85,8 @@ pub(crate) struct S3 {
     objects: AmazonS3,
     /// Everything else.
     client: Client,
+    /// Whether conditions hold only of etags without their quotes, as Ceph before 17 has it.
+    wants_bare_etags: AtomicBool,
 }
 
 impl S3 {
@@ -111,6 +121,53 @@ impl S3 {
         match answer.failure() {
             None => Ok(answer),
             Some(failure) => Err(self.client.failed(request.key, &failure)),
+        }
+    }
+
+    /// One try of a put. The condition is the server's to judge, however the etag in it is spelled.
+    async fn try_put(
+        &self,
+        key: &str,
+        payload: PutPayload,
+        file_id: FileId,
+        condition: &Condition,
+        is_bare: bool,
+    ) -> Result<object_store::Result<PutResult>> {
+        let mode = match condition {
+            Condition::Any => PutMode::Overwrite,
+            Condition::MustNotExist => PutMode::Create,
+            Condition::Replaces(token) => {
+                let etag = text_of(token).map(|etag| if is_bare { etag.trim_matches('"') } else { etag });
+                PutMode::Update(UpdateVersion { e_tag: etag.map(str::to_owned), version: None })
+            }
+        };
+        let mut attributes = Attributes::new();
+        attributes.insert(Attribute::Metadata(FILE_ID_NAME.into()), file_id.to_string().into());
+        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        Ok(self.objects.put_opts(&self.path(key)?, payload, options).await)
+    }
+
+    /// The version of what was just written, for servers that do not say it.
+    async fn version_of(&self, key: &str, file_id: FileId) -> Result<String> {
+        match self.head(key).await? {
+            Head { object, file_id: Some(found) } if found == file_id => Ok(object.version),
+            _ => Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced at once".into() }),
+        }
+    }
+
+    /// A page of uploads, with keys encoded or not.
+    async fn uploads_page(&self, prefix: &str, from: Option<&UploadsFrom>, encoded: bool) -> Result<UploadsAnswer> {
+        let mut query = vec![("max-uploads", "1000"), ("prefix", prefix), ("uploads", "")];
+        if encoded {
+            query.insert(0, ("encoding-type", "url"));
+        }
+        if let Some(from) = from {
+            query.extend([("key-marker", from.key.as_str()), ("upload-id-marker", from.id.as_str())]);
+        }
+        let answer = self.client.send(Method::GET, &Request { query: &query, ..Request::default() }, true).await?;
+        match answer.failure() {
+            Some(failure) => Err(self.client.failed(prefix, &failure)),
+            None => answer.document(prefix),
         }
     }
 
@@ -222,22 +279,28 @@ impl Protocol for S3 {
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
         use object_store::Error as Refusal;
 
-        let mode = match condition {
-            Condition::Any => PutMode::Overwrite,
-            Condition::MustNotExist => PutMode::Create,
-            Condition::Replaces(token) => {
-                PutMode::Update(UpdateVersion { e_tag: text_of(token).map(str::to_owned), version: None })
+        let payload = PutPayload::from_iter(content);
+        let mut is_bare = self.wants_bare_etags.load(Relaxed);
+        loop {
+            match self.try_put(key, payload.clone(), file_id, condition, is_bare).await? {
+                Ok(put) => {
+                    self.wants_bare_etags.fetch_or(is_bare, Relaxed);
+                    let version = put.e_tag.unwrap_or_default();
+                    return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version) };
+                }
+                Err(Refusal::AlreadyExists { .. } | Refusal::Precondition { .. }) => {
+                    // Where the very version is there that was to be replaced, it was not understood.
+                    if let Condition::Replaces(token) = condition
+                        && !is_bare
+                        && matches!(self.head(key).await, Ok(head) if Some(head.object.version.as_str()) == text_of(token))
+                    {
+                        is_bare = true;
+                        continue;
+                    }
+                    return Err(refused(key, condition, "it is another version, or gone"));
+                }
+                Err(other) => return Err(self.objects_error(key, other)),
             }
-        };
-        let mut attributes = Attributes::new();
-        attributes.insert(Attribute::Metadata(FILE_ID_NAME.into()), file_id.to_string().into());
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        match self.objects.put_opts(&self.path(key)?, PutPayload::from_iter(content), options).await {
-            Ok(put) => Ok(put.e_tag.unwrap_or_default()),
-            Err(Refusal::AlreadyExists { .. } | Refusal::Precondition { .. }) => {
-                Err(refused(key, condition, "it is another version, or gone"))
-            }
-            Err(other) => Err(self.objects_error(key, other)),
         }
     }
 
@@ -291,7 +354,7 @@ impl Protocol for S3 {
 
     async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
         let id = file_id.to_string();
-        let headers = [(FILE_ID_HEADER, id.as_str()), ("content-length", "0")];
+        let headers = [(FILE_ID_HEADER, id.as_str())];
         let request = Request { key, query: &[("uploads", "")], headers: &headers, body: Bytes::new() };
         Ok(self.ask(Method::POST, &request).await?.document::<InitiateAnswer>(key)?.upload_id)
     }
@@ -320,7 +383,10 @@ impl Protocol for S3 {
         }
         let request = Request { key, query: &[("uploadId", upload_id)], headers: &headers, body: complete_body(parts) };
         let answer = self.client.send(Method::POST, &request, true).await?;
-        let Some(failure) = answer.failure() else { return Ok(answer.document::<CompleteAnswer>(key)?.etag) };
+        let Some(failure) = answer.failure() else {
+            let etag = answer.document::<CompleteAnswer>(key)?.etag;
+            return if etag.trim_matches('"').is_empty() { self.version_of(key, file_id).await } else { Ok(etag) };
+        };
         Err(match (failure.status.as_u16(), condition) {
             (404, _) if failure.code == "NoSuchUpload" => Error::StagedLost {
                 path: key.to_owned(),
@@ -343,16 +409,9 @@ impl Protocol for S3 {
     }
 
     async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
-        let mut query = vec![("encoding-type", "url"), ("max-uploads", "1000"), ("prefix", prefix), ("uploads", "")];
-        if let Some(from) = from {
-            query.extend([("key-marker", from.key.as_str()), ("upload-id-marker", from.id.as_str())]);
-        }
-        let request = Request { query: &query, ..Request::default() };
-        let answer = self.client.send(Method::GET, &request, true).await?;
-        match answer.failure() {
-            Some(failure) => Err(self.client.failed(prefix, &failure)),
-            None => Ok(answer.document::<UploadsAnswer>(prefix)?.into()),
-        }
+        let page = self.uploads_page(prefix, from, true).await?;
+        // Ceph encodes the keys of this list and does not say so: what they are is told only by keys as they are.
+        if page.says_encoded() { Ok(page.into()) } else { Ok(self.uploads_page(prefix, from, false).await?.into()) }
     }
 }
 

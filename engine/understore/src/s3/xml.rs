@@ -68,7 +68,7 @@ pub(super) struct InitiateAnswer {
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct CompleteAnswer {
-    #[serde(rename = "ETag")]
+    #[serde(default, rename = "ETag")]
     pub(super) etag: String,
 }
 
@@ -94,9 +94,16 @@ struct UploadUnderWay {
     initiated: String,
 }
 
+impl UploadsAnswer {
+    /// Whether the server says that it encoded the keys.
+    pub(super) fn says_encoded(&self) -> bool {
+        self.encoding_type.as_deref() == Some("url")
+    }
+}
+
 impl From<UploadsAnswer> for Uploads {
     fn from(page: UploadsAnswer) -> Self {
-        let encoded = page.encoding_type.as_deref() == Some("url");
+        let encoded = page.says_encoded();
         let uploads = page.uploads.into_iter().map(|found| Upload {
             key: if encoded { decode_key(&found.key).ok() } else { Some(found.key) },
             id: found.upload_id,

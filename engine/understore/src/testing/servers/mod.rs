@@ -21,9 +21,9 @@ mod http;
 mod install;
 mod s3_bucket;
 
+pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
 pub use s3_bucket::S3Bucket;
-pub use self::http::{call, get};

@@ -2,12 +2,13 @@
 
 use std::{
     io,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 
-use crate::{Condition, FileId, MountSpec, StorePath, UnderStore, s3};
+use crate::{Condition, FileId, MountSpec, StorePath, s3};
 
 const NAME: &str = "citius-test";
 /// A server's S3 port may answer before what is behind it does.
@@ -63,9 +64,9 @@ impl S3Bucket {
 
     async fn try_make(&self) -> crate::Result<()> {
         let spec = self.mount("");
-        let store = s3::open(&spec.uri, &spec.options)?;
-        store.create_bucket().await?;
-        let store: &dyn UnderStore = &store;
+        let (bucket, _) = s3::connect(&spec.uri, &spec.options, Arc::default())?;
+        bucket.create_bucket().await?;
+        let store = crate::open(&spec)?;
         let path = StorePath::parse("ready")?;
         let mut staged = store.stage(&path, FileId([0; 16]), None).await?;
         staged.write(Bytes::from_static(b"ready")).await?;
