@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use citius_understore::{
     LocalStore, MemoryStore, UnderStore,
-    testing::{Report, Server, conformance},
+    testing::{Report, conformance, servers::SeaweedFs},
 };
 
 /// Points that the suite has; a suite that lost some would still pass.
@@ -38,9 +38,9 @@ async fn folder() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_bucket_and_prefix() {
-    let server = Server::s3().await.unwrap();
+    let server = SeaweedFs::start().await.unwrap();
     for prefix in ["", "deep/pre fix%"] {
-        let store = citius_understore::open(&server.mount(prefix)).unwrap();
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
         store.check().await.unwrap();
         hold(store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
     }

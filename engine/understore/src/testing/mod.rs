@@ -4,10 +4,8 @@
 mod conformance;
 mod fault;
 mod fuse;
-mod server;
 pub mod servers;
 
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
-pub use server::Server;

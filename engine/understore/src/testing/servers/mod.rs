@@ -10,6 +10,11 @@
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
 //! | `gluster.rs` | [`Gluster`] | a mounted folder |
 //! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
+//! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
+//! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
+//!
+//! `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
+//! that speak S3 have in common.
 
 mod azurite;
 mod ceph;
@@ -20,10 +25,14 @@ mod hdfs;
 mod http;
 mod install;
 mod s3_bucket;
+mod seaweedfs;
+mod shim;
 
+pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
 pub use s3_bucket::S3Bucket;
-pub use self::http::{call, get};
+pub use seaweedfs::SeaweedFs;
+pub use shim::{Dialect, StandIn};
