@@ -12,12 +12,16 @@
 //! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
 //! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
 //! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
+//! | `cephfs.rs` | [`CephFs`] | a mounted folder |
+//! | `sftp.rs` | [`Sftp`] | SFTP |
+//! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
 //! `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
 //! that speak S3 have in common.
 
 mod azurite;
 mod ceph;
+mod cephfs;
 mod fresh;
 mod gluster;
 mod guard;
@@ -26,13 +30,18 @@ mod http;
 mod install;
 mod s3_bucket;
 mod seaweedfs;
+mod sftp;
 mod shim;
+mod webdav;
 
 pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
+pub use cephfs::CephFs;
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
+pub use sftp::Sftp;
 pub use shim::{Dialect, StandIn};
+pub use webdav::Webdav;
