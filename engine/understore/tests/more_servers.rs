@@ -9,8 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{CephFs, CephGateway, CephStore, Sftp, Webdav, call, get};
-use http::{Request, StatusCode};
+use citius_understore::testing::servers::{CephFs, CephGateway, CephStore, Sftp, Swift, Webdav, call, get};
+use http::{HeaderValue, Method, Request, StatusCode};
 
 const CONTENT: &[u8] = b"the first file";
 
@@ -31,16 +31,36 @@ async fn cephfs() {
 async fn ceph_gateway_on_bluestore() {
     let mut server = CephGateway::start(CephStore::Bluestore).await.unwrap();
     println!("ceph {} on bluestore", server.version());
-    let (user, key) = server.swift_keys();
-    let login = Request::get(server.swift_auth_url()).header("x-auth-user", user).header("x-auth-key", key);
-    let answer = call(login.body(Bytes::new()).unwrap()).await.unwrap();
-    let token = &answer.headers()["x-auth-token"];
-    let url = format!("{}/{}/f", answer.headers()["x-storage-url"].to_str().unwrap(), server.container());
-    let put = Request::put(&url).header("x-auth-token", token).body(Bytes::from_static(CONTENT)).unwrap();
-    assert_eq!(call(put).await.unwrap().status(), StatusCode::CREATED);
+    let (url, token) = log_in(&server.swift_auth_url(), server.swift_keys(), server.container()).await;
+    assert_eq!(call(request(Method::PUT, &url, &token, CONTENT)).await.unwrap().status(), StatusCode::CREATED);
     server.restart().await.unwrap();
-    let get = Request::get(&url).header("x-auth-token", token).body(Bytes::new()).unwrap();
-    assert_eq!(call(get).await.unwrap().body(), CONTENT);
+    assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().body(), CONTENT);
+    server.stop().unwrap();
+}
+
+/// Where a file of a Swift container is, and a token for it.
+async fn log_in(auth_url: &str, (user, key): (&str, &str), container: &str) -> (String, HeaderValue) {
+    let login = Request::get(auth_url).header("x-auth-user", user).header("x-auth-key", key);
+    let answer = call(login.body(Bytes::new()).unwrap()).await.unwrap();
+    let url = format!("{}/{container}/file", answer.headers()["x-storage-url"].to_str().unwrap());
+    (url, answer.headers()["x-auth-token"].clone())
+}
+
+fn request(method: Method, url: &str, token: &HeaderValue, content: &'static [u8]) -> Request<Bytes> {
+    let builder = Request::builder().method(method).uri(url).header("x-auth-token", token);
+    builder.body(Bytes::from_static(content)).unwrap()
+}
+
+#[tokio::test]
+async fn swift() {
+    let mut server = Swift::start().await.unwrap();
+    println!("swift {}", server.version());
+    let (url, token) = log_in(&server.auth_url(), server.keys(), server.container()).await;
+    assert_eq!(call(request(Method::PUT, &url, &token, CONTENT)).await.unwrap().status(), StatusCode::CREATED);
+    server.restart().await.unwrap();
+    assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    let (url, token) = log_in(&server.auth_url(), server.keys(), server.container()).await;
+    assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().body(), CONTENT);
     server.stop().unwrap();
 }
 

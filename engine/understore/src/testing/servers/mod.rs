@@ -14,6 +14,7 @@
 //! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
 //! | `cephfs.rs` | [`CephFs`] | a mounted folder |
 //! | `sftp.rs` | [`Sftp`] | SFTP |
+//! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
 //! `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
@@ -32,6 +33,7 @@ mod s3_bucket;
 mod seaweedfs;
 mod sftp;
 mod shim;
+mod swift;
 mod webdav;
 
 pub use self::http::{call, get};
@@ -44,4 +46,5 @@ pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
 pub use sftp::Sftp;
 pub use shim::{Dialect, StandIn};
+pub use swift::Swift;
 pub use webdav::Webdav;
