@@ -139,7 +139,7 @@ struct Shim {
 
 impl Shim {
     async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
-        let forbids = match self.to_s3(request.headers_mut()) {
+        let forbids = match self.request_to_s3(request.headers_mut()) {
             Ok(forbids) => forbids,
             Err((status, why)) => return plain(status, why),
         };
@@ -150,7 +150,7 @@ impl Shim {
         }
         match send(request).await {
             Ok(mut answer) => {
-                self.from_s3(answer.headers_mut());
+                self.answer_of_s3(answer.headers_mut());
                 if forbids && answer.status() == StatusCode::PRECONDITION_FAILED {
                     *answer.status_mut() = StatusCode::CONFLICT;
                 }
@@ -161,7 +161,7 @@ impl Shim {
     }
 
     /// Renames the headers of a request; whether it has OSS forbid overwriting.
-    fn to_s3(&self, headers: &mut HeaderMap) -> Result<bool, (StatusCode, String)> {
+    fn request_to_s3(&self, headers: &mut HeaderMap) -> Result<bool, (StatusCode, String)> {
         let mut forbids = false;
         headers.remove(AUTHORIZATION);
         for (name, value) in theirs(headers, self.dialect.prefix()) {
@@ -198,7 +198,7 @@ impl Shim {
     }
 
     /// Renames the headers of an answer.
-    fn from_s3(&self, headers: &mut HeaderMap) {
+    fn answer_of_s3(&self, headers: &mut HeaderMap) {
         for (name, _) in theirs(headers, "x-amz-meta-") {
             let renamed = name.as_str().replacen("x-amz-", self.dialect.prefix(), 1);
             rename(headers, &name, &renamed);
