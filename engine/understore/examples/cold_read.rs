@@ -10,7 +10,7 @@
 use std::time::Instant;
 
 use bytes::Bytes;
-use citius_understore::{Condition, FileId, StorePath, open, testing::Server};
+use citius_understore::{Condition, FileId, StorePath, open, testing::servers::SeaweedFs};
 use futures::StreamExt;
 use object_store::{ObjectStoreExt, aws::AmazonS3Builder, path::Path};
 
@@ -20,18 +20,18 @@ const SECTOR: usize = 4096;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let server = Server::s3().await?;
-    let store = open(&server.mount(""))?;
+    let server = SeaweedFs::start().await?;
+    let store = open(&server.s3().mount(""))?;
     let path = StorePath::parse("object")?;
     let mut staged = store.stage(&path, FileId([1; 16]), Some(LEN as u64)).await?;
     let content = Bytes::from((0..LEN).map(|at| ((at * 31) >> 7) as u8).collect::<Vec<_>>());
     staged.write(content.clone()).await?;
     let token = staged.publish(&Condition::Any).await?;
     let plain = AmazonS3Builder::new()
-        .with_endpoint(server.endpoint())
-        .with_bucket_name(server.bucket())
-        .with_access_key_id(server.keys().0)
-        .with_secret_access_key(server.keys().1)
+        .with_endpoint(server.s3().endpoint())
+        .with_bucket_name(server.s3().name())
+        .with_access_key_id(server.s3().keys().0)
+        .with_secret_access_key(server.s3().keys().1)
         .with_allow_http(true)
         .build()?;
     let (key, mut buffer) = (Path::parse("object")?, vec![1_u8; LEN]);

@@ -6,10 +6,7 @@ use std::sync::Arc;
 
 use citius_understore::{
     LocalStore, MemoryStore, UnderStore,
-    testing::{
-        Report, Server, conformance,
-        servers::{CephGateway, CephStore},
-    },
+    testing::{Report, conformance, servers::SeaweedFs},
 };
 
 /// Points that the suite has; a suite that lost some would still pass.
@@ -41,16 +38,19 @@ async fn folder() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_bucket_and_prefix() {
-    let server = Server::s3().await.unwrap();
+    let server = SeaweedFs::start().await.unwrap();
     for prefix in ["", "deep/pre fix%"] {
-        let store = citius_understore::open(&server.mount(prefix)).unwrap();
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
         store.check().await.unwrap();
         hold(store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
     }
 }
 
+#[cfg(feature = "more-servers")]
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_of_a_ceph_gateway() {
+    use citius_understore::testing::servers::{CephGateway, CephStore};
+
     let server = CephGateway::start(CephStore::Memory).await.unwrap();
     println!("ceph {}", server.version());
     for prefix in ["", "deep/pre fix%"] {

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use citius_understore::{
     Condition, Depth, Error, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord, StorePath, UnderStore,
-    open, testing::Server,
+    open, testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
 
@@ -35,7 +35,7 @@ async fn checked(spec: MountSpec) -> Error {
 /// One server for the tests that only look; starting one takes seconds.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_one_server() {
-    let server = Server::s3().await.unwrap();
+    let server = SeaweedFs::start().await.unwrap();
     what_is_wrong_with_a_mount_is_told_apart(&server).await;
     a_read_only_mount_refuses_every_change(&server).await;
     a_read_never_mixes_versions(&server).await;
@@ -45,10 +45,10 @@ async fn on_one_server() {
     secrets_are_in_no_text(&server).await;
 }
 
-async fn what_is_wrong_with_a_mount_is_told_apart(server: &Server) {
-    let good = server.mount("");
+async fn what_is_wrong_with_a_mount_is_told_apart(server: &SeaweedFs) {
+    let good = server.s3().mount("");
     open(&good).unwrap().check().await.unwrap();
-    open(&server.mount("no/keys/yet")).unwrap().check().await.unwrap();
+    open(&server.s3().mount("no/keys/yet")).unwrap().check().await.unwrap();
 
     let error = checked(good.clone().option("aws_access_key_id", "nobody")).await;
     assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
@@ -69,7 +69,7 @@ async fn what_is_wrong_with_a_mount_is_told_apart(server: &Server) {
 
     // No keys, and nobody to ask for them.
     let keyless = MountSpec { options: Default::default(), ..good.clone() };
-    let keyless = keyless.option("aws_endpoint", server.endpoint()).option("aws_allow_http", "true");
+    let keyless = keyless.option("aws_endpoint", server.s3().endpoint()).option("aws_allow_http", "true");
     let error = checked(keyless.clone().option("aws_metadata_endpoint", &closed)).await;
     assert!(matches!(error, Error::MissingKeys { .. }), "{error:?}");
     let error = checked(keyless.option("aws_skip_signature", "true")).await;
@@ -81,10 +81,10 @@ async fn what_is_wrong_with_a_mount_is_told_apart(server: &Server) {
     assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
 }
 
-async fn a_read_only_mount_refuses_every_change(server: &Server) {
-    let writable = open(&server.mount("ro")).unwrap();
+async fn a_read_only_mount_refuses_every_change(server: &SeaweedFs) {
+    let writable = open(&server.s3().mount("ro")).unwrap();
     let token = put(&writable, "f", b"content", 1).await;
-    let store = open(&MountSpec { read_only: true, ..server.mount("ro") }).unwrap();
+    let store = open(&MountSpec { read_only: true, ..server.s3().mount("ro") }).unwrap();
     let (f, g) = (path("f"), path("g"));
     let refusals = [
         store.mkdir(&g).await.err(),
@@ -102,9 +102,9 @@ async fn a_read_only_mount_refuses_every_change(server: &Server) {
     assert_eq!(landed, b"content");
 }
 
-async fn a_read_never_mixes_versions(server: &Server) {
+async fn a_read_never_mixes_versions(server: &SeaweedFs) {
     const LEN: usize = 24 << 20;
-    let store = open(&server.mount("mix")).unwrap();
+    let store = open(&server.s3().mount("mix")).unwrap();
     let token = put(&store, "f", &vec![1; LEN], 1).await;
     let writer = Arc::clone(&store);
     let overwriting = tokio::spawn(async move { put(&writer, "f", &vec![2; LEN], 2).await });
@@ -124,8 +124,8 @@ async fn a_read_never_mixes_versions(server: &Server) {
     assert!(matches!(read, Err(Error::VersionChanged { .. })), "{read:?} after {refused} refusals");
 }
 
-async fn a_small_put_of_unknown_fate_is_waited_out(server: &Server) {
-    let store = open(&server.mount("fence")).unwrap();
+async fn a_small_put_of_unknown_fate_is_waited_out(server: &SeaweedFs) {
+    let store = open(&server.s3().mount("fence")).unwrap();
     let mut staged = store.stage(&path("f"), FileId([5; 16]), None).await.unwrap();
     staged.write(Bytes::from_static(b"late")).await.unwrap();
     let record = StagedRecord::decode(&staged.seal().await.unwrap().encode()).unwrap();
@@ -151,8 +151,8 @@ async fn a_small_put_of_unknown_fate_is_waited_out(server: &Server) {
     assert_eq!(store.settle(&dead).await.unwrap(), Settled::Absent);
 }
 
-async fn a_small_put_is_not_published_late(server: &Server) {
-    let store = open(&server.mount("late")).unwrap();
+async fn a_small_put_is_not_published_late(server: &SeaweedFs) {
+    let store = open(&server.s3().mount("late")).unwrap();
     let mut staged = store.stage(&path("f"), FileId([6; 16]), None).await.unwrap();
     staged.write(Bytes::from_static(b"twice")).await.unwrap();
     let first = staged.seal().await.unwrap();
@@ -166,15 +166,15 @@ async fn a_small_put_is_not_published_late(server: &Server) {
     staged.publish(&Condition::MustNotExist).await.unwrap();
 }
 
-async fn keys_that_cannot_be_served_are_refusals(server: &Server) {
+async fn keys_that_cannot_be_served_are_refusals(server: &SeaweedFs) {
     // Written by another program, with keys that our own paths refuse.
-    let store = open(&server.mount("odd")).unwrap();
+    let store = open(&server.s3().mount("odd")).unwrap();
     put(&store, "fine", b"x", 1).await;
     let raw = object_store::aws::AmazonS3Builder::new()
-        .with_endpoint(server.endpoint())
-        .with_bucket_name(server.bucket())
-        .with_access_key_id(server.keys().0)
-        .with_secret_access_key(server.keys().1)
+        .with_endpoint(server.s3().endpoint())
+        .with_bucket_name(server.s3().name())
+        .with_access_key_id(server.s3().keys().0)
+        .with_secret_access_key(server.s3().keys().1)
         .with_allow_http(true)
         .build()
         .unwrap();
@@ -185,7 +185,7 @@ async fn keys_that_cannot_be_served_are_refusals(server: &Server) {
     .unwrap();
     let credential = raw.credentials().get_credential().await.unwrap();
     for key in ["odd/new%0Aline", "odd/ctl%01x"] {
-        let url = format!("{}/{}/{key}", server.endpoint(), server.bucket());
+        let url = format!("{}/{}/{key}", server.s3().endpoint(), server.s3().name());
         let mut request = http::Request::put(url).body(Bytes::from_static(b"y").into()).unwrap();
         object_store::aws::AwsAuthorizer::new(&credential, "s3", "us-east-1")
             .try_authorize(&mut request, None)
@@ -199,18 +199,18 @@ async fn keys_that_cannot_be_served_are_refusals(server: &Server) {
     assert_eq!(refused, ["ctl\\u{1}x", "new\\nline"]);
 }
 
-async fn secrets_are_in_no_text(server: &Server) {
-    let spec = server.mount("");
+async fn secrets_are_in_no_text(server: &SeaweedFs) {
+    let spec = server.s3().mount("");
     let store = open(&spec).unwrap();
     let text = format!("{spec:?} {store:?} {}", store.uri());
-    assert!(!text.contains(server.keys().1), "the secret is in {text}");
-    assert!(!text.contains(&server.keys().0.to_owned()), "the key id is in {text}");
+    assert!(!text.contains(server.s3().keys().1), "the secret is in {text}");
+    assert!(!text.contains(&server.s3().keys().0.to_owned()), "the key id is in {text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_run_side_by_side_and_end_with_their_owner() {
-    let (one, two) = (Server::s3().await.unwrap(), Server::s3().await.unwrap());
-    let (first, second) = (open(&one.mount("")).unwrap(), open(&two.mount("")).unwrap());
+    let (one, two) = (SeaweedFs::start().await.unwrap(), SeaweedFs::start().await.unwrap());
+    let (first, second) = (open(&one.s3().mount("")).unwrap(), open(&two.s3().mount("")).unwrap());
     let token = put(&first, "f", b"first", 1).await;
     assert!(matches!(second.stat(&path("f")).await, Err(Error::NotFound { .. })));
 
@@ -232,9 +232,9 @@ async fn servers_run_side_by_side_and_end_with_their_owner() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn uploads_of_others_are_shown_and_left_alone() {
-    let server = Server::s3().await.unwrap();
-    let store = open(&server.mount("p")).unwrap();
-    let other = open(&server.mount("q")).unwrap();
+    let server = SeaweedFs::start().await.unwrap();
+    let store = open(&server.s3().mount("p")).unwrap();
+    let other = open(&server.s3().mount("q")).unwrap();
     let mut mine = store.stage(&path("d/mine"), FileId([1; 16]), None).await.unwrap();
     let mut theirs = store.stage(&path("theirs"), FileId([2; 16]), None).await.unwrap();
     let mut outside = other.stage(&path("outside"), FileId([3; 16]), None).await.unwrap();

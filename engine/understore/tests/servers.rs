@@ -1,15 +1,18 @@
-//! Each real server of `testing::servers` that every test run has: it starts, keeps one object, says which version it
+//! Each real server of `testing::servers` that the under-store suites use most: it starts, keeps one object, says which version it
 //! is, and leaves nothing behind. What the adapters make of them is in the suites.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{Azurite, CephGateway, CephStore, Gluster, Hdfs, S3Bucket, call, get};
+use citius_understore::testing::servers::{
+    Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, StandIn, call, get,
+};
 use http::{Method, Request, StatusCode};
 use object_store::{
-    ObjectStore, ObjectStoreExt, PutPayload,
+    ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
     aws::{AmazonS3, AmazonS3Builder},
     azure::MicrosoftAzureBuilder,
+    gcp::GoogleCloudStorageBuilder,
     path::Path,
 };
 
@@ -122,5 +125,77 @@ async fn hdfs() {
     let answer = get(&format!("{file}&op=OPEN")).await.unwrap();
     let answer = get(answer.headers()["location"].to_str().unwrap()).await.unwrap();
     assert_eq!(answer.body(), CONTENT);
+    server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn seaweedfs() {
+    let mut server = SeaweedFs::start().await.unwrap();
+    println!("seaweedfs {}", server.version());
+    let store = s3(server.s3(), server.s3().keys().1);
+    keeps_one_object(&store).await;
+    let error = s3(server.s3(), "wrong").get(&Path::from("folder/object")).await.unwrap_err();
+    assert!(matches!(error, object_store::Error::PermissionDenied { .. }), "{error:?}");
+    let file = format!("{}/by-webdav", server.webdav());
+    let answer = call(Request::put(&file).body(Bytes::from_static(CONTENT)).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
+    server.restart().await.unwrap();
+    assert_eq!(read(&store).await, CONTENT);
+    assert_eq!(get(&file).await.unwrap().body(), CONTENT);
+    server.stop().unwrap();
+}
+
+/// Without its shim SeaweedFS takes a copy for a put of nothing, and a condition for none.
+#[tokio::test]
+async fn gcs_stand_in() {
+    let server = StandIn::start(Dialect::Gcs).await.unwrap();
+    println!("gcs: seaweedfs {}", server.version());
+    let account = format!(
+        r#"{{"gcs_base_url": "{}", "disable_oauth": true, "client_email": "", "private_key": "",
+        "private_key_id": ""}}"#,
+        server.endpoint()
+    );
+    let store = GoogleCloudStorageBuilder::new()
+        .with_service_account_key(account)
+        .with_bucket_name(server.bucket())
+        .with_client_options(ClientOptions::new().with_allow_http(true))
+        .build()
+        .unwrap();
+    keeps_one_object(&store).await;
+    let (path, copy) = (Path::from("folder/object"), Path::from("copy"));
+    store.copy(&path, &copy).await.unwrap();
+    assert_eq!(store.get(&copy).await.unwrap().bytes().await.unwrap(), CONTENT);
+
+    let error = store.put_opts(&path, "other".into(), PutMode::Create.into()).await.unwrap_err();
+    assert!(matches!(error, object_store::Error::AlreadyExists { .. }), "{error:?}");
+    let first = store.head(&path).await.unwrap();
+    let version = UpdateVersion { e_tag: first.e_tag, version: first.version };
+    store.put_opts(&path, "second".into(), PutMode::Update(version.clone()).into()).await.unwrap();
+    let error = store.put_opts(&path, "third".into(), PutMode::Update(version).into()).await.unwrap_err();
+    assert!(matches!(error, object_store::Error::Precondition { .. }), "{error:?}");
+    assert_eq!(read(&store).await, "second");
+    server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn oss_stand_in() {
+    let server = StandIn::start(Dialect::Oss).await.unwrap();
+    println!("oss: seaweedfs {}", server.version());
+    let url = |name: &str| format!("{}/{}/{name}", server.endpoint(), server.bucket());
+    let put = |name: &str, header: (&str, &str), content: &'static [u8]| {
+        call(Request::put(url(name)).header(header.0, header.1).body(Bytes::from_static(content)).unwrap())
+    };
+    let answer = put("object", ("x-oss-meta-citius", "yes"), CONTENT).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+    let source = format!("/{}/object", server.bucket());
+    let answer = put("copy", ("x-oss-copy-source", &source), b"").await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
+    let copied = get(&url("copy")).await.unwrap();
+    assert_eq!((copied.body().as_ref(), &copied.headers()["x-oss-meta-citius"]), (CONTENT, &"yes".parse().unwrap()));
+    let answer = put("copy", ("x-oss-forbid-overwrite", "true"), b"other").await.unwrap();
+    assert_eq!(answer.status(), StatusCode::CONFLICT, "{answer:?}");
+    assert_eq!(get(&url("copy")).await.unwrap().body(), CONTENT);
+    let answer = put("copy", ("x-oss-of-tomorrow", "true"), b"other").await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED, "{answer:?}");
     server.stop().unwrap();
 }

@@ -7,7 +7,7 @@ use crate::measure::Side;
 use crate::offsets::Offsets;
 use anyhow::{Context as _, Result, bail, ensure};
 use citius_client::{Client, Config, CreateOptions, MountOptions};
-use citius_understore::testing::Server;
+use citius_understore::testing::servers::SeaweedFs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,15 +26,15 @@ const LOOKS_MAX: usize = 10;
 pub(crate) struct Cold {
     citius: Citius,
     bytes: usize,
-    _server: Arc<Server>,
+    _server: Arc<SeaweedFs>,
 }
 
 impl Cold {
     /// Has Citius write an object of so many bytes to an S3 server. `None` if only baselines are to be measured.
-    pub(crate) fn new(context: &Context, server: &Arc<Server>, bytes: usize) -> Result<Option<Self>> {
+    pub(crate) fn new(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
         let Some(citius) = Citius::start(context)? else { return Ok(None) };
         let client = citius.client(Config::default())?;
-        client.mount_add(MOUNT, &format!("s3://{}", server.bucket()), mount_options(server))?;
+        client.mount_add(MOUNT, &format!("s3://{}", server.s3().name()), mount_options(server))?;
         write_words(&client, &format!("{MOUNT}/{KEY}"), bytes, CreateOptions::default())?;
         Ok(Some(Self { citius, bytes, _server: Arc::clone(server) }))
     }
@@ -72,10 +72,10 @@ impl Cold {
     }
 }
 
-fn mount_options(server: &Server) -> MountOptions {
-    let (key, secret) = server.keys();
+fn mount_options(server: &SeaweedFs) -> MountOptions {
+    let (key, secret) = server.s3().keys();
     let options = [
-        ("aws_endpoint", server.endpoint()),
+        ("aws_endpoint", server.s3().endpoint()),
         ("aws_access_key_id", key),
         ("aws_secret_access_key", secret),
         ("aws_region", "us-east-1"),

@@ -8,7 +8,7 @@ use crate::measure::{Fixed, Side};
 use crate::raw::get::Get;
 use crate::report::{Goal, Row};
 use anyhow::{Context as _, Result};
-use citius_understore::testing::Server;
+use citius_understore::testing::servers::SeaweedFs;
 use std::sync::Arc;
 
 /// The object read in sequence, or the working set if that is smaller.
@@ -41,10 +41,10 @@ pub(super) fn read_4k_bytes(context: &Context) -> Result<Row> {
 }
 
 /// Starts the S3 server while all cores may be used, and then keeps this process to the client's.
-fn start(context: &Context) -> Result<Arc<Server>> {
+fn start(context: &Context) -> Result<Arc<SeaweedFs>> {
     cpu::unpin(context.cores)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
-    let server = runtime.block_on(Server::s3()).context("starting an S3 server")?;
+    let server = runtime.block_on(SeaweedFs::start()).context("starting an S3 server")?;
     cpu::pin(context.cores.client)?;
     Ok(Arc::new(server))
 }

@@ -2,7 +2,7 @@
 
 use crate::measure::Side;
 use anyhow::{Context as _, Result, ensure};
-use citius_understore::testing::Server;
+use citius_understore::testing::servers::SeaweedFs;
 use futures::StreamExt as _;
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStoreExt as _, path::Path};
@@ -16,12 +16,12 @@ pub(crate) struct Get {
     store: AmazonS3,
     key: Path,
     buffer: Vec<u8>,
-    _server: Arc<Server>,
+    _server: Arc<SeaweedFs>,
 }
 
 impl Get {
     /// Of an object of so many bytes, made here.
-    pub(crate) fn of_new_object(server: &Arc<Server>, key: &str, bytes: usize) -> Result<Self> {
+    pub(crate) fn of_new_object(server: &Arc<SeaweedFs>, key: &str, bytes: usize) -> Result<Self> {
         let get = Self::new(server, key, bytes)?;
         let content = vec![1_u8; bytes];
         get.runtime.block_on(get.store.put(&get.key, content.into())).context("putting the object")?;
@@ -29,11 +29,11 @@ impl Get {
     }
 
     /// Of an object of so many bytes that is there.
-    pub(crate) fn new(server: &Arc<Server>, key: &str, bytes: usize) -> Result<Self> {
-        let (id, secret) = server.keys();
+    pub(crate) fn new(server: &Arc<SeaweedFs>, key: &str, bytes: usize) -> Result<Self> {
+        let (id, secret) = server.s3().keys();
         let store = AmazonS3Builder::new()
-            .with_endpoint(server.endpoint())
-            .with_bucket_name(server.bucket())
+            .with_endpoint(server.s3().endpoint())
+            .with_bucket_name(server.s3().name())
             .with_access_key_id(id)
             .with_secret_access_key(secret)
             .with_allow_http(true)

@@ -3,7 +3,7 @@
 use crate::support::{PATIENCE, Process, citius, noise, put};
 use citius_client::raw::wire::{Batch, ClientId, Encoder, HEADER_BYTES_MAX, Hello, Serial};
 use citius_client::{Endpoint, Operation, Token};
-use citius_understore::testing::Server;
+use citius_understore::testing::servers::SeaweedFs;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
@@ -79,9 +79,9 @@ fn mounts_that_make_no_sense_are_refused_with_words() {
 #[test]
 fn object_stores_say_what_is_wrong_and_nothing_says_the_secret() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    let server = runtime.block_on(Server::s3()).unwrap();
-    let (key, secret) = server.keys();
-    let uri = format!("s3://{}/secrets", server.bucket());
+    let server = runtime.block_on(SeaweedFs::start()).unwrap();
+    let (key, secret) = server.s3().keys();
+    let uri = format!("s3://{}/secrets", server.s3().name());
     let option = |name: &str, value: &str| ["--option".to_owned(), format!("{name}={value}")];
     let options = |endpoint: &str, key: &str, secret: &str| {
         [
@@ -94,7 +94,8 @@ fn object_stores_say_what_is_wrong_and_nothing_says_the_secret() {
         .concat()
     };
     let mut said = String::new();
-    let mount = [vec!["--mount".to_owned(), format!("/s={uri}")], options(server.endpoint(), key, secret)].concat();
+    let mount =
+        [vec!["--mount".to_owned(), format!("/s={uri}")], options(server.s3().endpoint(), key, secret)].concat();
     let mut arguments = vec!["local"];
     arguments.extend(SMALL);
     arguments.extend(mount.iter().map(String::as_str));
@@ -111,9 +112,9 @@ fn object_stores_say_what_is_wrong_and_nothing_says_the_secret() {
         said.push_str(&error);
         said.push_str(&String::from_utf8_lossy(&output.stdout));
     };
-    add(4, &uri, options(server.endpoint(), key, SECRET), &["key"]);
-    add(4, &uri, options(server.endpoint(), "unknown", SECRET), &["key"]);
-    add(2, "s3://missing-bucket", options(server.endpoint(), key, secret), &["missing-bucket"]);
+    add(4, &uri, options(server.s3().endpoint(), key, SECRET), &["key"]);
+    add(4, &uri, options(server.s3().endpoint(), "unknown", SECRET), &["key"]);
+    add(2, "s3://missing-bucket", options(server.s3().endpoint(), key, secret), &["missing-bucket"]);
     // Nobody listens on this port, for it is held and never answered.
     let held = TcpListener::bind("127.0.0.1:0").unwrap();
     let nobody = format!("http://{}", held.local_addr().unwrap());
@@ -122,10 +123,10 @@ fn object_stores_say_what_is_wrong_and_nothing_says_the_secret() {
     add(
         2,
         &uri,
-        [options(server.endpoint(), key, SECRET), option("aws_secret_acess_key", SECRET).to_vec()].concat(),
+        [options(server.s3().endpoint(), key, SECRET), option("aws_secret_acess_key", SECRET).to_vec()].concat(),
         &["aws_secret_acess_key"],
     );
-    add(2, &format!("s3://user:{SECRET}@bucket"), options(server.endpoint(), key, secret), &[]);
+    add(2, &format!("s3://user:{SECRET}@bucket"), options(server.s3().endpoint(), key, secret), &[]);
 
     local.run(&["mkdir", "/s/d"]);
     let http = local.json(&["cluster"])["endpoints"]["http"].as_str().unwrap().to_owned();

@@ -1,7 +1,7 @@
 //! A prefix of a real S3 server's bucket, written and looked at past Citius.
 
 use crate::support::Process;
-use citius_understore::testing::Server;
+use citius_understore::testing::servers::SeaweedFs;
 use citius_understore::{Condition, FileId, Remnant, StorePath, UnderStore};
 use futures::{TryStreamExt, stream};
 use std::sync::{Arc, Mutex, Weak};
@@ -12,7 +12,7 @@ const PUTS_IN_FLIGHT_MAX: usize = 64;
 
 /// A server that tests share while any of them runs.
 struct Shared {
-    server: Server,
+    server: SeaweedFs,
     runtime: Runtime,
 }
 
@@ -30,7 +30,7 @@ impl Shared {
         let mut now = NOW.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         now.upgrade().unwrap_or_else(|| {
             let runtime = Runtime::new().unwrap();
-            let server = runtime.block_on(Server::s3()).unwrap();
+            let server = runtime.block_on(SeaweedFs::start()).unwrap();
             let shared = Arc::new(Self { server, runtime });
             *now = Arc::downgrade(&shared);
             shared
@@ -41,12 +41,12 @@ impl Shared {
 impl Prefix {
     pub(crate) fn new(name: &'static str) -> Self {
         let shared = Shared::get();
-        let store = citius_understore::open(&shared.server.mount(name)).unwrap();
+        let store = citius_understore::open(&shared.server.s3().mount(name)).unwrap();
         Self { shared, name, store }
     }
 
     fn uri(&self) -> String {
-        format!("s3://{}/{}", self.shared.server.bucket(), self.name)
+        format!("s3://{}/{}", self.shared.server.s3().name(), self.name)
     }
 
     fn options(&self) -> Vec<String> {
@@ -55,11 +55,11 @@ impl Prefix {
 
     /// Where the server listens.
     pub(crate) fn endpoint(&self) -> &str {
-        self.shared.server.endpoint()
+        self.shared.server.s3().endpoint()
     }
 
     fn options_at(&self, endpoint: &str) -> Vec<String> {
-        let (key, secret) = self.shared.server.keys();
+        let (key, secret) = self.shared.server.s3().keys();
         [
             format!("aws_endpoint={endpoint}"),
             format!("aws_access_key_id={key}"),

@@ -5,11 +5,9 @@ mod bucket;
 mod conformance;
 mod fault;
 mod fuse;
-mod server;
 pub mod servers;
 
 pub use bucket::{Bucket, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
-pub use server::Server;

@@ -91,7 +91,7 @@ impl Azurite {
     ///
     /// # Errors
     /// When a process of it is left.
-    pub fn stop(self) -> io::Result<()> {
+    pub fn stop(mut self) -> io::Result<()> {
         self.guard.stop()
     }
 

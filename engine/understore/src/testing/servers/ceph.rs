@@ -70,7 +70,7 @@ impl Cluster {
         self.wait().await
     }
 
-    pub(super) fn stop(self) -> io::Result<()> {
+    pub(super) fn stop(mut self) -> io::Result<()> {
         self.guard.stop()
     }
 
@@ -160,7 +160,7 @@ impl CephGateway {
     ///
     /// # Errors
     /// When a process of it is left.
-    pub fn stop(self) -> io::Result<()> {
+    pub fn stop(mut self) -> io::Result<()> {
         self.guard.stop()?;
         self.cluster.stop()
     }

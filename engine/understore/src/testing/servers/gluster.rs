@@ -74,7 +74,7 @@ impl Gluster {
     ///
     /// # Errors
     /// When a process of it is left.
-    pub fn stop(self) -> io::Result<()> {
+    pub fn stop(mut self) -> io::Result<()> {
         self.client.stop()?;
         self.server.stop()
     }

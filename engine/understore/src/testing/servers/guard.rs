@@ -135,7 +135,7 @@ impl Guard {
     ///
     /// # Errors
     /// When some process of it is still there.
-    pub(super) fn stop(mut self) -> io::Result<()> {
+    pub(super) fn stop(&mut self) -> io::Result<()> {
         self.end();
         let left = processes_of(&self.log)?;
         if left.is_empty() { Ok(()) } else { Err(io::Error::other(format!("these processes outlive it: {left:?}"))) }
@@ -240,7 +240,7 @@ mod tests {
     #[test]
     fn a_stop_ends_daemons_and_keeps_the_folder() {
         let folder = tempfile::tempdir().unwrap();
-        let guard = Guard::start(folder.path(), "daemons", Walls::PROCESSES, &daemons()).unwrap();
+        let mut guard = Guard::start(folder.path(), "daemons", Walls::PROCESSES, &daemons()).unwrap();
         let log = guard.log.clone();
         // `unshare`, the guard and its reader, the shell and two sleeps.
         wait_for("the daemon never started", || processes_of(&log).unwrap().len() == 6);

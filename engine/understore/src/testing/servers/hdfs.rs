@@ -83,7 +83,7 @@ impl Hdfs {
     ///
     /// # Errors
     /// When a process of it is left.
-    pub fn stop(self) -> io::Result<()> {
+    pub fn stop(mut self) -> io::Result<()> {
         self.guard.stop()
     }
 

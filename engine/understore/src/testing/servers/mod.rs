@@ -10,9 +10,19 @@
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
 //! | `gluster.rs` | [`Gluster`] | a mounted folder |
 //! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
+//! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
+//! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
+//! | `cephfs.rs` | [`CephFs`] | a mounted folder |
+//! | `sftp.rs` | [`Sftp`] | SFTP |
+//! | `swift.rs` | [`Swift`] | Swift |
+//! | `webdav.rs` | [`Webdav`] | WebDAV |
+//!
+//! `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
+//! that speak S3 have in common.
 
 mod azurite;
 mod ceph;
+mod cephfs;
 mod fresh;
 mod gluster;
 mod guard;
@@ -20,10 +30,21 @@ mod hdfs;
 mod http;
 mod install;
 mod s3_bucket;
+mod seaweedfs;
+mod sftp;
+mod shim;
+mod swift;
+mod webdav;
 
 pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
+pub use cephfs::CephFs;
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
 pub use s3_bucket::S3Bucket;
+pub use seaweedfs::SeaweedFs;
+pub use sftp::Sftp;
+pub use shim::{Dialect, StandIn};
+pub use swift::Swift;
+pub use webdav::Webdav;

@@ -1,0 +1,170 @@
+//! SeaweedFS: S3 and WebDAV, in one process.
+
+use std::{io, os::unix::fs::DirBuilderExt, path::PathBuf, process::Command};
+
+use tempfile::TempDir;
+
+use super::{
+    fresh,
+    guard::{Guard, Walls},
+    http::get,
+    install::{Installed, install},
+    s3_bucket::S3Bucket,
+};
+
+/// Go's collector works harder as it nears this, and has the same from all volumes.
+const HEAP_MIB_AIMED_AT: u32 = 512;
+const PORTS: usize = 9;
+const VOLUMES_MAX: u32 = 50;
+const VOLUME_MIB_MAX: u32 = 64;
+
+/// Who may use the S3 port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// Who has the keys.
+    Keys,
+    /// Who signs nothing, too: for a shim that others sign their requests for.
+    Anybody,
+}
+
+/// A running SeaweedFS with one bucket and fresh keys.
+#[derive(Debug)]
+pub struct SeaweedFs {
+    guard: Guard,
+    folder: TempDir,
+    installed: Installed,
+    ports: [u16; PORTS],
+    bucket: S3Bucket,
+}
+
+impl SeaweedFs {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// When it cannot be installed or does not answer; with the end of its log.
+    pub async fn start() -> io::Result<Self> {
+        Self::start_for(Access::Keys).await
+    }
+
+    pub(super) async fn start_for(access: Access) -> io::Result<Self> {
+        let installed = install("seaweedfs").await?;
+        let folder = fresh::folder("seaweedfs")?;
+        let ports = fresh::ports()?;
+        let bucket =
+            S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key: fresh::key()?, secret: fresh::key()? };
+        write_keys(&folder, &bucket, access)?;
+        let guard = launch(&installed, &folder, &ports)?;
+        let mut seaweedfs = Self { guard, folder, installed, ports, bucket };
+        seaweedfs.wait().await?;
+        seaweedfs.bucket.make().await?;
+        Ok(seaweedfs)
+    }
+
+    /// Its bucket.
+    pub fn s3(&self) -> &S3Bucket {
+        &self.bucket
+    }
+
+    /// The folder that WebDAV clients see, without a slash at the end; nobody asks for keys.
+    pub fn webdav(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports[8])
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &str {
+        &self.installed.version
+    }
+
+    /// A process id that ends all of it when it is killed.
+    pub fn pid(&self) -> u32 {
+        self.guard.pid()
+    }
+
+    /// Ends it by SIGKILL and starts it again with the same ports, keys and data.
+    ///
+    /// # Errors
+    /// As [`SeaweedFs::start`].
+    pub async fn restart(&mut self) -> io::Result<()> {
+        self.guard.end();
+        self.guard = launch(&self.installed, &self.folder, &self.ports)?;
+        self.wait().await?;
+        self.bucket.make().await
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When a process of it is left.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.guard.stop()
+    }
+
+    async fn wait(&mut self) -> io::Result<()> {
+        let (s3, webdav) = (self.bucket.endpoint(), self.webdav());
+        self.guard
+            .ready(async || {
+                get(s3).await?;
+                get(&webdav).await
+            })
+            .await?;
+        Ok(())
+    }
+}
+
+impl Drop for SeaweedFs {
+    fn drop(&mut self) {
+        // It puts these beside everybody else's temporary files and leaves them there.
+        for (part, port) in [("master", 2), ("volume", 4), ("filer", 6), ("s3", 7)] {
+            let _ = std::fs::remove_file(format!("/tmp/seaweedfs-{part}-grpc-{}.sock", self.ports[port]));
+        }
+    }
+}
+
+fn data_of(folder: &TempDir) -> PathBuf {
+    folder.path().join("data")
+}
+
+fn keys_of(folder: &TempDir) -> PathBuf {
+    folder.path().join("s3.json")
+}
+
+/// The folder is its owner's alone, and so is what lies in it.
+fn write_keys(folder: &TempDir, bucket: &S3Bucket, access: Access) -> io::Result<()> {
+    const ACTIONS: &str = r#""actions": ["Admin", "Read", "Write", "List", "Tagging"]"#;
+    let (key, secret) = bucket.keys();
+    let keys = format!(
+        r#"{{"name": "citius", "credentials": [{{"accessKey": "{key}", "secretKey": "{secret}"}}], {ACTIONS}}}"#
+    );
+    let anybody = format!(r#", {{"name": "anonymous", {ACTIONS}}}"#);
+    let anybody = if access == Access::Anybody { anybody.as_str() } else { "" };
+    std::fs::DirBuilder::new().mode(0o700).create(data_of(folder))?;
+    std::fs::write(keys_of(folder), format!(r#"{{"identities": [{keys}{anybody}]}}"#))
+}
+
+fn launch(installed: &Installed, folder: &TempDir, ports: &[u16; PORTS]) -> io::Result<Guard> {
+    const FLAGS: [&str; PORTS] = [
+        "s3.port",
+        "master.port",
+        "master.port.grpc",
+        "volume.port",
+        "volume.port.grpc",
+        "filer.port",
+        "filer.port.grpc",
+        "s3.port.grpc",
+        "webdav.port",
+    ];
+    let mut command = Command::new(installed.folder.join("weed"));
+    command
+        .arg(format!("-logdir={}", folder.path().display()))
+        .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-webdav"])
+        .args(["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"])
+        // Relative names: the working folder is the server's, and a socket's name is short.
+        .args(["-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock", "-webdav.cacheDir=."])
+        .arg(format!("-master.volumeSizeLimitMB={VOLUME_MIB_MAX}"))
+        .arg(format!("-volume.max={VOLUMES_MAX}"))
+        .arg(format!("-dir={}", data_of(folder).display()))
+        .arg(format!("-s3.config={}", keys_of(folder).display()))
+        .args(FLAGS.iter().zip(ports).map(|(flag, port)| format!("-{flag}={port}")))
+        .env("GOMEMLIMIT", format!("{HEAP_MIB_AIMED_AT}MiB"));
+    Guard::start(folder.path(), "seaweedfs", Walls::PROCESSES, &command)
+}

@@ -1,0 +1,107 @@
+//! OpenStack Swift itself, with logins of version 1 (tempauth).
+
+use std::{io, process::Command};
+
+use bytes::Bytes;
+use http::Request;
+use tempfile::TempDir;
+
+use super::{
+    fresh,
+    guard::{Guard, Walls},
+    http::call,
+    install::{Installed, install, scripts},
+};
+
+const USER: &str = "citius:swift";
+const CONTAINER: &str = "citius-test";
+
+/// A running Swift with one container. Needs root.
+#[derive(Debug)]
+pub struct Swift {
+    guard: Guard,
+    start: Command,
+    folder: TempDir,
+    installed: Installed,
+    port: u16,
+    key: String,
+}
+
+impl Swift {
+    /// Starts it, with a key of its own.
+    ///
+    /// # Errors
+    /// When it cannot be installed or does not answer; with the end of its log.
+    pub async fn start() -> io::Result<Self> {
+        let installed = install("swift").await?;
+        let folder = fresh::folder("swift")?;
+        let ports: [u16; 5] = fresh::ports()?;
+        let key = fresh::key()?;
+        let mut start = Command::new(scripts().join("swift"));
+        start.arg(folder.path()).args(ports.map(|port| port.to_string())).env("CITIUS_TEST_SWIFT_KEY", &key);
+        let guard = Guard::start(folder.path(), "swift", Walls::PROCESSES, &start)?;
+        let mut swift = Self { guard, start, folder, installed, port: ports[0], key };
+        swift.wait().await?;
+        Ok(swift)
+    }
+
+    /// Where clients log in.
+    pub fn auth_url(&self) -> String {
+        format!("http://127.0.0.1:{}/auth/v1.0", self.port)
+    }
+
+    /// User and key.
+    pub fn keys(&self) -> (&'static str, &str) {
+        (USER, &self.key)
+    }
+
+    /// The container that was made.
+    pub fn container(&self) -> &'static str {
+        CONTAINER
+    }
+
+    /// Its version.
+    pub fn version(&self) -> &str {
+        &self.installed.version
+    }
+
+    /// Ends it by SIGKILL and starts it again with the same ports, key and data; tokens from before are refused.
+    ///
+    /// # Errors
+    /// As [`Swift::start`].
+    pub async fn restart(&mut self) -> io::Result<()> {
+        self.guard.end();
+        self.guard = Guard::start(self.folder.path(), "swift", Walls::PROCESSES, &self.start)?;
+        self.wait().await
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// When a process of it is left.
+    pub fn stop(mut self) -> io::Result<()> {
+        self.guard.stop()
+    }
+
+    /// Waits until it makes a container, for which all of its servers are needed.
+    async fn wait(&mut self) -> io::Result<()> {
+        let (auth_url, key) = (self.auth_url(), &self.key);
+        self.guard
+            .ready(async || {
+                let login = Request::get(&auth_url).header("x-auth-user", USER).header("x-auth-key", key);
+                let answer = call(login.body(Bytes::new()).map_err(io::Error::other)?).await?;
+                let said = |name: &str| {
+                    let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
+                    value.ok_or_else(|| io::Error::other(format!("a login is answered by {}", answer.status())))
+                };
+                let container = format!("{}/{CONTAINER}", said("x-storage-url")?);
+                let make = Request::put(container).header("x-auth-token", said("x-auth-token")?);
+                let answer = call(make.body(Bytes::new()).map_err(io::Error::other)?).await?;
+                if answer.status().is_success() {
+                    return Ok(());
+                }
+                Err(io::Error::other(format!("a container is answered by {}", answer.status())))
+            })
+            .await
+    }
+}
