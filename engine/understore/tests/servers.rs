@@ -1,5 +1,5 @@
-//! Each real server of `testing::servers` that the under-store suites use most: it starts, keeps one object, says which version it
-//! is, and leaves nothing behind. What the adapters make of them is in the suites.
+//! Each real server of `testing::servers` that the under-store suites use most: it starts, keeps one object, says which
+//! version it is, and leaves nothing behind. What the adapters make of them is in the suites.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
