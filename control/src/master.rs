@@ -9,10 +9,9 @@
 //! The home: `raft/` is the log ([`crate::raft`]) with `raft/format`, which names how it is kept; `root/` is the default
 //! under-store of `/`. Whoever calls locks the home.
 
-use std::fs::{self, DirBuilder, OpenOptions};
+use std::fs;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +22,7 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::http::{HttpServer, Site};
-use crate::raft::{self, Raft};
+use crate::raft::{self, Raft, private};
 use crate::rpc::{self, RpcServer};
 use crate::schedule;
 use crate::service::{Addresses, Conduct, FaultHook, Ledger, Service, open_checked, redacted_uri, store_spec};
@@ -286,7 +285,7 @@ fn listen(what: &'static str, address: SocketAddr) -> Result<(TcpListener, Socke
 
 /// Checks how the log is kept, or writes it down the first time.
 fn check_format(raft_dir: &Path) -> Result<(), Error> {
-    DirBuilder::new().recursive(true).mode(0o700).create(raft_dir).map_err(Error::home("create", raft_dir))?;
+    private::create_dir(raft_dir).map_err(Error::home("create", raft_dir))?;
     let path = raft_dir.join("format");
     match fs::read_to_string(&path) {
         Ok(found) if found.trim_end() == FORMAT => Ok(()),
@@ -298,8 +297,7 @@ fn check_format(raft_dir: &Path) -> Result<(), Error> {
             // Written aside first: a format cut short by a crash would look like another release's.
             let aside = raft_dir.join("format.new");
             let write = || {
-                let mut options = OpenOptions::new();
-                let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
+                let mut file = private::create_file(&aside)?;
                 file.write_all(format!("{FORMAT}\n").as_bytes())?;
                 file.sync_all()
             };

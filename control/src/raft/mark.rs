@@ -17,7 +17,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use super::log::EntryId;
@@ -47,8 +47,7 @@ pub(crate) struct MarkFile {
 impl MarkFile {
     /// Creates the file of a new log, durably but for the folder's entry.
     pub(crate) fn create(path: &Path) -> io::Result<MarkFile> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(private::FILE).open(path)?;
+        let file = private::create_file(path)?;
         let mut mark = MarkFile { file, sequence: 0 };
         mark.write(Mark::default())?;
         mark.write(Mark::default())?;

@@ -48,7 +48,7 @@ mod log;
 mod machine;
 mod mark;
 mod membership;
-mod private;
+pub(crate) mod private;
 mod proposer;
 mod snapshot;
 mod storage;

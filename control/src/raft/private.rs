@@ -1,18 +1,23 @@
 //! The log holds the secrets of mounts: its files are its user's alone, also where the home is copied to another place.
 
-use std::fs::{self, DirBuilder, Permissions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// The mode of a file.
-pub(crate) const FILE: u32 = 0o600;
+const FILE: u32 = 0o600;
 /// The mode of a folder.
 const FOLDER: u32 = 0o700;
 
 /// Makes a folder, and those above it that are missing; one that is there keeps its mode.
 pub(crate) fn create_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(FOLDER).create(dir)
+}
+
+/// Makes a file to write and read back; one that is there is emptied, and keeps its mode.
+pub(crate) fn create_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(FILE).open(path)
 }
 
 /// Closes the files of a folder to others, of which another library makes some.

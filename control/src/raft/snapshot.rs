@@ -11,9 +11,8 @@
 //! its folder synced, before the one it replaces is removed; so there is a whole one at any moment
 //! after the first. It is checked wholly before any of it is believed.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
@@ -177,9 +176,7 @@ impl SnapshotDir {
         path: &Path,
         fill: impl FnOnce(&mut File) -> io::Result<()>,
     ) -> io::Result<u64> {
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.read(true).write(true).create(true).truncate(true).mode(private::FILE).open(temporary)?;
+        let mut file = private::create_file(temporary)?;
         fill(&mut file)?;
         file.sync_all()?;
         fs::rename(temporary, path)?;
