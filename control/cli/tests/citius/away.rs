@@ -2,6 +2,7 @@
 
 use crate::bucket::Prefix;
 use crate::support::{Process, noise, poll, put};
+use citius_understore::testing::servers::Ports;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Stdio};
@@ -16,7 +17,7 @@ const MIB: u64 = 1 << 20;
 
 /// A way to a server that can be shut and opened again, at one address.
 struct Door {
-    address: SocketAddr,
+    ports: Ports<1>,
     server: String,
     state: Arc<DoorState>,
     listening: Option<JoinHandle<()>>,
@@ -38,15 +39,19 @@ impl DoorState {
 
 impl Door {
     fn to(endpoint: &str) -> Self {
-        let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let ports = Ports::take().unwrap();
         let server = endpoint.strip_prefix("http://").unwrap().to_owned();
-        let mut door = Self { address, server, state: Arc::default(), listening: None };
+        let mut door = Self { ports, server, state: Arc::default(), listening: None };
         door.open();
         door
     }
 
+    fn address(&self) -> SocketAddr {
+        ([127, 0, 0, 1], self.ports[0]).into()
+    }
+
     fn open(&mut self) {
-        let listener = TcpListener::bind(self.address).unwrap();
+        let listener = TcpListener::bind(self.address()).unwrap();
         let (state, server) = (Arc::clone(&self.state), self.server.clone());
         state.shut.store(false, Ordering::SeqCst);
         self.listening = Some(std::thread::spawn(move || {
@@ -68,7 +73,7 @@ impl Door {
     fn shut(&mut self) {
         self.state.shut.store(true, Ordering::SeqCst);
         // The one that makes it look.
-        drop(TcpStream::connect(self.address));
+        drop(TcpStream::connect(self.address()));
         self.listening.take().unwrap().join().unwrap();
         for stream in self.state.streams.lock().unwrap().drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -103,7 +108,7 @@ fn copying(local: &Process, from: &str, to: &str) -> Child {
 fn a_write_outlives_a_restart_of_its_store() {
     let prefix = Prefix::new("away/short");
     let mut door = Door::to(prefix.endpoint());
-    let local = prefix.local_at(&format!("http://{}", door.address));
+    let local = prefix.local_at(&format!("http://{}", door.address()));
     let bytes = noise(FILE_BYTES, 91);
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("f");
@@ -125,7 +130,7 @@ fn a_write_outlives_a_restart_of_its_store() {
 fn a_write_whose_store_stays_away_says_so_and_leaves_nothing() {
     let prefix = Prefix::new("away/long");
     let mut door = Door::to(prefix.endpoint());
-    let local = prefix.local_at(&format!("http://{}", door.address));
+    let local = prefix.local_at(&format!("http://{}", door.address()));
     let folder = tempfile::tempdir().unwrap();
     let source = folder.path().join("f");
     put(&source, &noise(FILE_BYTES, 92));

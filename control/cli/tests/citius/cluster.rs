@@ -3,6 +3,7 @@
 use crate::bucket::Prefix;
 use crate::support::{Process, below, dice, noise, poll, put};
 use citius_client::{Client, Config, CreateOptions, File, Local, Persistence, Status, WriteType};
+use citius_understore::testing::servers::Ports;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -335,8 +336,8 @@ fn writers_outlive_their_master() {
     const KILLS: u64 = 8;
     const WRITERS: u64 = 3;
     // The worker must find the next master where the last one was.
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let listen = format!("127.0.0.1:{port}");
+    let ports = Ports::<1>::take().unwrap();
+    let listen = format!("127.0.0.1:{}", ports[0]);
     let data = tempfile::tempdir().unwrap();
     let mount = format!("/data={}", data.path().display());
     let mut master =

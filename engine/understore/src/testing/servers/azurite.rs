@@ -15,6 +15,7 @@ use super::{
     guard::{Guard, Walls},
     http::{call, get},
     install::{Installed, install},
+    ports::Ports,
 };
 
 const ACCOUNT: &str = "citius";
@@ -30,7 +31,7 @@ pub struct Azurite {
     guard: Guard,
     folder: TempDir,
     installed: Installed,
-    port: u16,
+    ports: Ports<1>,
     key: String,
 }
 
@@ -42,10 +43,10 @@ impl Azurite {
     pub async fn start() -> io::Result<Self> {
         let installed = install("azurite").await?;
         let folder = fresh::folder("azurite")?;
-        let [port] = fresh::ports()?;
+        let ports = Ports::take()?;
         let key = fresh::key()?;
-        let guard = launch(&installed, &folder, port, &key)?;
-        let mut azurite = Self { guard, folder, installed, port, key };
+        let guard = launch(&installed, &folder, &ports, &key)?;
+        let mut azurite = Self { guard, folder, installed, ports, key };
         azurite.wait().await?;
         azurite.make_container().await?;
         Ok(azurite)
@@ -53,7 +54,7 @@ impl Azurite {
 
     /// The account's URL.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}/{ACCOUNT}", self.port)
+        format!("http://127.0.0.1:{}/{ACCOUNT}", self.ports[0])
     }
 
     /// The account's name.
@@ -82,7 +83,7 @@ impl Azurite {
     /// As [`Azurite::start`].
     pub async fn restart(&mut self) -> io::Result<()> {
         self.guard.end();
-        self.guard = launch(&self.installed, &self.folder, self.port, &self.key)?;
+        self.guard = launch(&self.installed, &self.folder, &self.ports, &self.key)?;
         self.wait().await?;
         self.make_container().await
     }
@@ -120,10 +121,10 @@ impl Azurite {
     }
 }
 
-fn launch(installed: &Installed, folder: &TempDir, port: u16, key: &str) -> io::Result<Guard> {
+fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<1>, key: &str) -> io::Result<Guard> {
     let mut command = Command::new(installed.folder.join("node_modules/.bin/azurite-blob"));
     command
-        .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent"])
+        .args(["--blobHost", "127.0.0.1", "--blobPort", &ports[0].to_string(), "--silent"])
         .args(["--skipApiVersionCheck", "--disableTelemetry", "--location"])
         .arg(folder.path().join("data"))
         .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{key}"))

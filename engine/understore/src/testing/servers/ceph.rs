@@ -9,6 +9,7 @@ use super::{
     guard::{Guard, Walls, is_there},
     http::get,
     install::{Installed, install, scripts},
+    ports::Ports,
     s3_bucket::S3Bucket,
 };
 
@@ -35,15 +36,17 @@ pub(super) enum Serves {
 pub(super) struct Cluster {
     guard: Guard,
     start: Command,
+    /// The monitor's, for both of its protocols.
+    _ports: Ports<2>,
     pub(super) folder: TempDir,
 }
 
 impl Cluster {
     pub(super) async fn start(store: CephStore, serves: Serves, keys: &[(&str, &str)]) -> io::Result<Self> {
         let folder = fresh::folder("ceph")?;
-        let [port_v2, port_v1] = fresh::ports()?;
+        let ports = Ports::<2>::take()?;
         let mut start = Command::new(scripts().join("ceph"));
-        start.arg(folder.path()).args([port_v2.to_string(), port_v1.to_string()]);
+        start.arg(folder.path()).args(ports.numbers().map(|port| port.to_string()));
         start.arg(match store {
             CephStore::Memory => "memstore",
             CephStore::Bluestore => "bluestore",
@@ -54,7 +57,7 @@ impl Cluster {
         });
         start.envs(keys.iter().copied());
         let guard = Guard::start(folder.path(), "cluster", Walls::PROCESSES, &start)?;
-        let mut cluster = Self { guard, start, folder };
+        let mut cluster = Self { guard, start, _ports: ports, folder };
         cluster.wait().await?;
         Ok(cluster)
     }
@@ -90,7 +93,7 @@ pub struct CephGateway {
     cluster: Cluster,
     store: CephStore,
     installed: Installed,
-    port: u16,
+    ports: Ports<1>,
     bucket: S3Bucket,
     swift_key: String,
 }
@@ -109,10 +112,10 @@ impl CephGateway {
             ("CITIUS_TEST_SWIFT_KEY", &swift_key),
         ];
         let cluster = Cluster::start(store, Serves::Gateway, &keys).await?;
-        let [port] = fresh::ports()?;
-        let guard = launch(&cluster, port)?;
-        let bucket = S3Bucket { endpoint: format!("http://127.0.0.1:{port}"), key, secret };
-        let mut gateway = Self { guard, cluster, store, installed, port, bucket, swift_key };
+        let ports = Ports::take()?;
+        let guard = launch(&cluster, ports[0])?;
+        let bucket = S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key, secret };
+        let mut gateway = Self { guard, cluster, store, installed, ports, bucket, swift_key };
         gateway.wait().await?;
         gateway.bucket.make().await?;
         Ok(gateway)
@@ -125,7 +128,7 @@ impl CephGateway {
 
     /// Where Swift clients log in, by version 1 of that protocol.
     pub fn swift_auth_url(&self) -> String {
-        format!("http://127.0.0.1:{}/auth/v1.0", self.port)
+        format!("http://127.0.0.1:{}/auth/v1.0", self.ports[0])
     }
 
     /// The Swift user and its key.
@@ -152,7 +155,7 @@ impl CephGateway {
         if self.store == CephStore::Bluestore {
             self.cluster.restart().await?;
         }
-        self.guard = launch(&self.cluster, self.port)?;
+        self.guard = launch(&self.cluster, self.ports[0])?;
         self.wait().await
     }
 

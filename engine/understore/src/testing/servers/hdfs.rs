@@ -11,6 +11,7 @@ use super::{
     guard::{Guard, Walls, is_there},
     http::call,
     install::{Installed, install},
+    ports::Ports,
 };
 
 const FOLDER: &str = "/citius-test";
@@ -25,8 +26,8 @@ pub struct Hdfs {
     guard: Guard,
     folder: TempDir,
     installed: Installed,
-    name_port: u16,
-    web_port: u16,
+    /// The name node's, and its web server's.
+    ports: Ports<2>,
 }
 
 impl Hdfs {
@@ -37,21 +38,21 @@ impl Hdfs {
     pub async fn start() -> io::Result<Self> {
         let installed = install("hdfs").await?;
         let folder = fresh::folder("hdfs")?;
-        let [name_port, web_port] = fresh::ports()?;
-        let guard = launch(&installed, &folder, [name_port, web_port], true)?;
-        let mut hdfs = Self { guard, folder, installed, name_port, web_port };
+        let ports = Ports::take()?;
+        let guard = launch(&installed, &folder, &ports, true)?;
+        let mut hdfs = Self { guard, folder, installed, ports };
         hdfs.wait().await?;
         Ok(hdfs)
     }
 
     /// The name node, for clients of Hadoop's own protocol.
     pub fn name_node(&self) -> String {
-        format!("hdfs://127.0.0.1:{}", self.name_port)
+        format!("hdfs://127.0.0.1:{}", self.ports[0])
     }
 
     /// The name node, for WebHDFS: a path and its query follow.
     pub fn web(&self) -> String {
-        format!("http://127.0.0.1:{}/webhdfs/v1", self.web_port)
+        format!("http://127.0.0.1:{}/webhdfs/v1", self.ports[1])
     }
 
     /// The folder that was made; an absolute path.
@@ -75,7 +76,7 @@ impl Hdfs {
     /// As [`Hdfs::start`].
     pub async fn restart(&mut self) -> io::Result<()> {
         self.guard.end();
-        self.guard = launch(&self.installed, &self.folder, [self.name_port, self.web_port], false)?;
+        self.guard = launch(&self.installed, &self.folder, &self.ports, false)?;
         self.wait().await
     }
 
@@ -116,8 +117,8 @@ fn details_of(folder: &TempDir) -> PathBuf {
     folder.path().join("details.json")
 }
 
-fn launch(installed: &Installed, folder: &TempDir, ports: [u16; 2], format: bool) -> io::Result<Guard> {
-    let [name_port, web_port] = ports.map(|port| port.to_string());
+fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<2>, format: bool) -> io::Result<Guard> {
+    let [name_port, web_port] = ports.numbers().map(|port| port.to_string());
     let details = details_of(folder);
     match std::fs::remove_file(&details) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -1,6 +1,6 @@
 //! Real servers for tests and measurements.
 //!
-//! Each binds 127.0.0.1 only, at ports that were free; keeps all that it has in a temporary folder; is installed on first
+//! Each binds 127.0.0.1 only, at ports of its own (`ports.rs`); keeps all that it has in a temporary folder; is installed on first
 //! use by `ci/servers/install`; and ends when its value is dropped, or when this process dies, however that dies
 //! (`ci/servers/guard`). A test that panics shows the last lines of its servers' logs.
 //!
@@ -29,6 +29,7 @@ mod guard;
 mod hdfs;
 mod http;
 mod install;
+mod ports;
 mod s3_bucket;
 mod seaweedfs;
 mod sftp;
@@ -42,6 +43,7 @@ pub use ceph::{CephGateway, CephStore};
 pub use cephfs::CephFs;
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
+pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
 pub use sftp::Sftp;

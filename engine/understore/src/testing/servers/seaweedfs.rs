@@ -9,6 +9,7 @@ use super::{
     guard::{Guard, Walls},
     http::get,
     install::{Installed, install},
+    ports::Ports,
     s3_bucket::S3Bucket,
 };
 
@@ -33,7 +34,7 @@ pub struct SeaweedFs {
     guard: Guard,
     folder: TempDir,
     installed: Installed,
-    ports: [u16; PORTS],
+    ports: Ports<PORTS>,
     bucket: S3Bucket,
 }
 
@@ -49,7 +50,7 @@ impl SeaweedFs {
     pub(super) async fn start_for(access: Access) -> io::Result<Self> {
         let installed = install("seaweedfs").await?;
         let folder = fresh::folder("seaweedfs")?;
-        let ports = fresh::ports()?;
+        let ports = Ports::take()?;
         let bucket =
             S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key: fresh::key()?, secret: fresh::key()? };
         write_keys(&folder, &bucket, access)?;
@@ -141,7 +142,7 @@ fn write_keys(folder: &TempDir, bucket: &S3Bucket, access: Access) -> io::Result
     std::fs::write(keys_of(folder), format!(r#"{{"identities": [{keys}{anybody}]}}"#))
 }
 
-fn launch(installed: &Installed, folder: &TempDir, ports: &[u16; PORTS]) -> io::Result<Guard> {
+fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<PORTS>) -> io::Result<Guard> {
     const FLAGS: [&str; PORTS] = [
         "s3.port",
         "master.port",
@@ -164,7 +165,7 @@ fn launch(installed: &Installed, folder: &TempDir, ports: &[u16; PORTS]) -> io::
         .arg(format!("-volume.max={VOLUMES_MAX}"))
         .arg(format!("-dir={}", data_of(folder).display()))
         .arg(format!("-s3.config={}", keys_of(folder).display()))
-        .args(FLAGS.iter().zip(ports).map(|(flag, port)| format!("-{flag}={port}")))
+        .args(FLAGS.iter().zip(ports.numbers()).map(|(flag, port)| format!("-{flag}={port}")))
         .env("GOMEMLIMIT", format!("{HEAP_MIB_AIMED_AT}MiB"));
     Guard::start(folder.path(), "seaweedfs", Walls::PROCESSES, &command)
 }

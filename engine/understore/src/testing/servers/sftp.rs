@@ -8,6 +8,7 @@ use super::{
     fresh,
     guard::{Guard, Walls},
     install::{Installed, install},
+    ports::Ports,
 };
 
 /// A running OpenSSH with one folder. Needs root.
@@ -18,7 +19,7 @@ pub struct Sftp {
     guard: Guard,
     folder: TempDir,
     installed: Installed,
-    port: u16,
+    ports: Ports<1>,
 }
 
 impl Sftp {
@@ -29,22 +30,22 @@ impl Sftp {
     pub async fn start() -> io::Result<Self> {
         let installed = install("sftp").await?;
         let folder = fresh::folder("sftp")?;
-        let [port] = fresh::ports()?;
-        configure(&folder, port)?;
+        let ports = Ports::take()?;
+        configure(&folder, ports[0])?;
         let guard = launch(&folder)?;
-        let mut sftp = Self { guard, folder, installed, port };
+        let mut sftp = Self { guard, folder, installed, ports };
         sftp.wait().await?;
         Ok(sftp)
     }
 
     /// Host and port.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        format!("127.0.0.1:{}", self.ports[0])
     }
 
     /// The port.
     pub fn port(&self) -> u16 {
-        self.port
+        self.ports[0]
     }
 
     /// Who logs in.

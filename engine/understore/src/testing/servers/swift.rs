@@ -11,6 +11,7 @@ use super::{
     guard::{Guard, Walls},
     http::call,
     install::{Installed, install, scripts},
+    ports::Ports,
 };
 
 const USER: &str = "citius:swift";
@@ -23,7 +24,7 @@ pub struct Swift {
     start: Command,
     folder: TempDir,
     installed: Installed,
-    port: u16,
+    ports: Ports<5>,
     key: String,
 }
 
@@ -35,19 +36,19 @@ impl Swift {
     pub async fn start() -> io::Result<Self> {
         let installed = install("swift").await?;
         let folder = fresh::folder("swift")?;
-        let ports: [u16; 5] = fresh::ports()?;
+        let ports = Ports::take()?;
         let key = fresh::key()?;
         let mut start = Command::new(scripts().join("swift"));
-        start.arg(folder.path()).args(ports.map(|port| port.to_string())).env("CITIUS_TEST_SWIFT_KEY", &key);
+        start.arg(folder.path()).args(ports.numbers().map(|port| port.to_string())).env("CITIUS_TEST_SWIFT_KEY", &key);
         let guard = Guard::start(folder.path(), "swift", Walls::PROCESSES, &start)?;
-        let mut swift = Self { guard, start, folder, installed, port: ports[0], key };
+        let mut swift = Self { guard, start, folder, installed, ports, key };
         swift.wait().await?;
         Ok(swift)
     }
 
     /// Where clients log in.
     pub fn auth_url(&self) -> String {
-        format!("http://127.0.0.1:{}/auth/v1.0", self.port)
+        format!("http://127.0.0.1:{}/auth/v1.0", self.ports[0])
     }
 
     /// User and key.

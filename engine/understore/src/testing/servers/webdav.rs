@@ -15,6 +15,7 @@ use super::{
     guard::{Guard, Walls},
     http::get,
     install::{Installed, install},
+    ports::Ports,
 };
 
 const USER: &str = "citius";
@@ -30,7 +31,7 @@ pub struct Webdav {
     guard: Guard,
     folder: TempDir,
     installed: Installed,
-    port: u16,
+    ports: Ports<1>,
     password: String,
 }
 
@@ -42,18 +43,18 @@ impl Webdav {
     pub async fn start() -> io::Result<Self> {
         let installed = install("webdav").await?;
         let folder = fresh::folder("webdav")?;
-        let [port] = fresh::ports()?;
+        let ports = Ports::take()?;
         let password = fresh::key()?;
-        configure(folder.path(), port, &password)?;
+        configure(folder.path(), ports[0], &password)?;
         let guard = launch(folder.path())?;
-        let mut webdav = Self { guard, folder, installed, port, password };
+        let mut webdav = Self { guard, folder, installed, ports, password };
         webdav.wait().await?;
         Ok(webdav)
     }
 
     /// The folder's URL, without a slash at the end.
     pub fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.ports[0])
     }
 
     /// User and password, of HTTP's basic authentication.
