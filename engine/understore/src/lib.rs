@@ -18,7 +18,8 @@
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
-//! | `path.rs`, `secret.rs`, `traffic.rs`, `error.rs` | what all of them use |
+//! | `traffic/` | [`Traffic`]: how requests of network stores are limited, repeated and counted |
+//! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
 mod bridge;
@@ -52,4 +53,7 @@ pub use store::{
     Capabilities, Compares, Condition, Depth, Entry, Glance, Kind, Landing, LocalReads, PAGE_ENTRIES_MAX, Page, Pages,
     Refusal, Stat, TOKEN_BYTES_MAX, UnderStore, VersionToken,
 };
-pub use traffic::{Traffic, TrafficTotals};
+pub use traffic::{
+    BreakerState, Call, FAILURES, Failure, Governed, Governor, LATENCY_BUCKETS, Latencies, OPERATIONS, Operation,
+    Refused, Repeat, Traffic, TrafficSettings, TrafficTotals, Verdict,
+};

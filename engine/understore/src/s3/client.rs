@@ -4,28 +4,19 @@
 //! that end in a slash (its paths strip them, so a marker `dir/` cannot be told from an object `dir`), listings that
 //! survive a key it cannot name, metadata on a multipart upload that several processes share, conditions on completing
 //! one, copies that check their source, and the list of uploads under way. These are here, each one request and one
-//! small XML document, retried a bounded number of times.
-
-use std::{fmt, sync::Arc, time::Duration};
+//! small XML document.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use object_store::{
-    ClientOptions,
     aws::{AwsAuthorizer, AwsCredentialProvider},
-    client::{
-        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-    },
+    client::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpResponse},
 };
-use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::Deserialize;
 
-use crate::{Error, Result, Traffic};
+use crate::{Error, Operation, Repeat, Result, Traffic};
 
-/// Tries of one request, the first included.
-pub(super) const ATTEMPTS_MAX: u32 = 4;
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Bytes of one XML answer: a thousand keys of 1,024 bytes, encoded threefold, and their tags.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 
@@ -33,56 +24,10 @@ const ANSWER_BYTES_MAX: usize = 8 << 20;
 const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 const STRICT_PATH: &AsciiSet = &STRICT.remove(b'/');
 
-/// Gives `object_store` its HTTP client and keeps a handle on it, so that both share connections and counters.
-#[derive(Debug, Clone)]
-pub(super) struct Connector {
-    pub(super) traffic: Arc<Traffic>,
-    last: Arc<Mutex<Option<HttpClient>>>,
-}
-
-impl Connector {
-    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
-        Self { traffic, last: Arc::default() }
-    }
-
-    /// The client that was made last. The builder makes those for credentials first, the store's own last.
-    pub(super) fn client(&self) -> HttpClient {
-        self.last.lock().clone().expect("the builder connects before it returns")
-    }
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
-        let client = HttpClient::new(Counted { inner, traffic: Arc::clone(&self.traffic) });
-        *self.last.lock() = Some(client.clone());
-        Ok(client)
-    }
-}
-
-/// Counts every request that goes out, retries included.
-struct Counted {
-    inner: HttpClient,
-    traffic: Arc<Traffic>,
-}
-
-impl fmt::Debug for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Counted")
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpService for Counted {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.traffic.count_request();
-        self.inner.execute(request).await
-    }
-}
-
 /// Where requests go and how they are signed. Not printable: it leads to the keys.
 pub(super) struct Client {
     pub(super) http: HttpClient,
+    pub(super) traffic: Traffic,
     /// None where requests are not signed.
     pub(super) credentials: Option<AwsCredentialProvider>,
     pub(super) region: String,
@@ -168,30 +113,33 @@ struct ErrorDocument {
 }
 
 impl Client {
-    /// Sends one request, retrying what may be retried without changing its meaning: connections that were never
-    /// made, and answers 429, 5xx and 408. `repeatable` also retries when the answer was lost on the way.
+    /// Sends one request, under the rules of the mount. `repeatable` says that it may be sent again when its answer was
+    /// lost on the way.
     pub(super) async fn send(&self, method: Method, request: &Request<'_>, repeatable: bool) -> Result<Answer> {
         let shown = if request.key.is_empty() { self.bucket.as_str() } else { request.key };
-        let mut backoff = BACKOFF_FIRST;
-        for attempt in 1.. {
-            let signed = self.signed(method.clone(), request).await?;
-            let outcome = match self.http.execute(signed).await {
-                Ok(response) => read_answer(response).await,
-                Err(error) => Err(error),
-            };
-            let last = attempt == ATTEMPTS_MAX;
-            match outcome {
-                Ok(answer) if last || !is_retried(answer.status) => return Ok(answer),
-                Ok(answer) => tracing::debug!(status = answer.status.as_u16(), shown, "S3 request is tried again"),
-                Err(error) if last || !(repeatable || error.kind() == HttpErrorKind::Connect) => {
-                    return Err(self.connection_error(shown, error));
+        let operation = match method {
+            Method::GET => Operation::List,
+            Method::HEAD => Operation::Stat,
+            Method::POST => Operation::Write,
+            _ => Operation::Change,
+        };
+        let call = self.traffic.call(operation, if repeatable { Repeat::Harmless } else { Repeat::Harmful });
+        loop {
+            let mut signed = self.signed(method.clone(), request).await?;
+            signed.extensions_mut().insert(call.clone());
+            // Until here is the answer's head, tries are the client's.
+            let head = self.http.execute(signed).await.map_err(|error| self.connection_error(shown, error))?;
+            match read_answer(head).await {
+                Ok(answer) => return Ok(answer),
+                Err(error)
+                    if error.kind() != HttpErrorKind::Decode
+                        && self.traffic.again(&call, crate::Failure::Broken).await =>
+                {
+                    tracing::debug!(%error, shown, "the answer broke off, and is asked for again");
                 }
-                Err(error) => tracing::debug!(%error, shown, "S3 request is tried again"),
+                Err(error) => return Err(self.connection_error(shown, error)),
             }
-            tokio::time::sleep(backoff).await;
-            backoff *= 2;
         }
-        unreachable!("the last attempt returns")
     }
 
     async fn signed(&self, method: Method, request: &Request<'_>) -> Result<HttpRequest> {
@@ -264,11 +212,6 @@ impl Client {
             _ => store_error(shown, reason),
         }
     }
-}
-
-fn is_retried(status: StatusCode) -> bool {
-    // 501 means that the server has no such thing, and will not have it in a moment.
-    matches!(status.as_u16(), 408 | 429 | 500 | 502..)
 }
 
 async fn read_answer(response: HttpResponse) -> Result<Answer, HttpError> {

@@ -3,7 +3,7 @@
 //! Options have `object_store`'s names (`aws_endpoint`, `aws_access_key_id`, …). What the options leave open is taken
 //! from the environment (`AWS_*`), as every S3 tool does. Nothing is sent here: [`crate::UnderStore::check`] does.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{
     ClientOptions, RetryConfig,
@@ -14,17 +14,9 @@ use url::Url;
 
 use super::{
     S3Store,
-    client::{Client, Connector, chain},
+    client::{Client, chain},
 };
-use crate::{Error, Result, Secret, Traffic, mount::nearest, redact};
-
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may send nothing. There is no limit on the whole of a transfer.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Tries of one `object_store` request after the first, and how long they may go on.
-const RETRIES_MAX: usize = 4;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::{Error, Governor, Result, Secret, Traffic, TrafficSettings, redact};
 
 /// What users most often set; the advice for an unknown option names the nearest of these.
 const USUAL: &[&str] = &[
@@ -41,9 +33,6 @@ const USUAL: &[&str] = &[
     "aws_web_identity_token_file",
     "aws_role_arn",
     "allow_invalid_certificates",
-    "connect_timeout",
-    "read_timeout",
-    "timeout",
     "proxy_url",
 ];
 
@@ -51,22 +40,20 @@ const USUAL: &[&str] = &[
 pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<S3Store> {
     let shown = redact(uri);
     let (bucket, prefix) = split_uri(uri, &shown)?;
-    let traffic = Arc::new(Traffic::default());
-    let connector = Connector::new(Arc::clone(&traffic));
-    let client_options = ClientOptions::new()
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_timeout_disabled()
-        .with_read_timeout(STALL_TIMEOUT);
-    let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT, ..Default::default() };
+    let (rules, options) = TrafficSettings::split(options, &shown)?;
+    // Time limits and retries are those of the mount's traffic, which has them below `object_store`.
+    let client_options = ClientOptions::new().with_connect_timeout(rules.connect_timeout).with_timeout_disabled();
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let governor = Governor::new(Traffic::new(rules));
     let mut settings = Vec::new();
-    for (name, value) in options {
+    for (name, value) in &options {
         settings.push((option_key(name, &shown)?, value.expose().to_owned()));
     }
     let mut builder = AmazonS3Builder::new()
         .with_client_options(client_options)
         .with_retry(retry)
         .with_bucket_name(&bucket)
-        .with_http_connector(connector.clone());
+        .with_http_connector(governor.clone());
     for (key, value) in environment(&settings).into_iter().chain(settings) {
         builder = builder.with_config(key, value);
     }
@@ -92,8 +79,10 @@ pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<S3St
         (is_set(AmazonS3ConfigKey::SkipSignature), is_set(AmazonS3ConfigKey::UnsignedPayload));
     let request_payer = is_set(AmazonS3ConfigKey::RequestPayer);
     let objects = builder.build().map_err(|error| built_badly(&error, &shown))?;
+    let (http, traffic) = governor.last().expect("the builder connects before it returns");
     let client = Client {
-        http: connector.client(),
+        http,
+        traffic: traffic.clone(),
         credentials: (!skip_signature).then(|| Arc::clone(objects.credentials())),
         region,
         sign_payload: !unsigned,
@@ -180,14 +169,8 @@ fn option_key(name: &str, shown: &str) -> Result<AmazonS3ConfigKey> {
         option: name.to_owned(),
         reason: reason.to_owned(),
     };
-    let key = name.to_ascii_lowercase().parse().map_err(|_| Error::UnknownOption {
-        uri: shown.to_owned(),
-        option: name.to_owned(),
-        advice: match nearest(name, USUAL) {
-            Some(meant) => format!("did you mean {meant}?"),
-            None => format!("the usual ones are {}", USUAL.join(", ")),
-        },
-    })?;
+    let key = name.to_ascii_lowercase().parse();
+    let key = key.map_err(|_| TrafficSettings::unknown_option(name, USUAL, shown))?;
     match key {
         AmazonS3ConfigKey::Bucket => Err(invalid("the bucket is named in the URI; leave this option out")),
         key if is_unsupported(&key) => Err(invalid(

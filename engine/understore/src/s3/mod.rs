@@ -52,8 +52,8 @@ use self::{
     list::{Object, to_stat},
 };
 use crate::{
-    Capabilities, Condition, Depth, Error, FileId, Landing, Part, Remnant, Result, Settled, Staged, StagedRecord, Stat,
-    StorePath, Swept, Traffic, UnderStore, VersionToken,
+    Call, Capabilities, Condition, Depth, Error, Failure, FileId, Landing, Operation, Part, Remnant, Repeat, Result,
+    Settled, Staged, StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
     store::{Compares, Pages},
 };
 
@@ -77,7 +77,7 @@ struct Inner {
     client: Client,
     /// The mounted prefix, without slashes at its ends.
     prefix: String,
-    traffic: Arc<Traffic>,
+    traffic: Traffic,
 }
 
 /// What HEAD says of an object.
@@ -96,7 +96,7 @@ impl fmt::Debug for Inner {
 }
 
 impl S3Store {
-    fn new(uri: String, objects: AmazonS3, client: Client, prefix: String, traffic: Arc<Traffic>) -> Self {
+    fn new(uri: String, objects: AmazonS3, client: Client, prefix: String, traffic: Traffic) -> Self {
         Self { inner: Arc::new(Inner { uri, objects, client, prefix, traffic }) }
     }
 }
@@ -167,6 +167,50 @@ impl Inner {
         } else {
             Err(Error::NotFound { path: path.to_string() })
         }
+    }
+
+    /// Lands what is `left` of a read, which shrinks from its start as bytes arrive: a read that is taken up again does
+    /// not begin anew.
+    async fn read_once(
+        &self,
+        call: &Call,
+        path: &StorePath,
+        key: &Path,
+        etag: &str,
+        left: &mut Range<u64>,
+        landing: &mut dyn Landing,
+    ) -> Result<(), Stopped> {
+        let changed = || Error::VersionChanged { path: path.to_string() };
+        let wanted = left.end - left.start;
+        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: wanted, got };
+        let mut options = GetOptions {
+            if_match: Some(etag.to_owned()),
+            range: Some(GetRange::Bounded(left.clone())),
+            ..GetOptions::default()
+        };
+        options.extensions.insert(call.clone());
+        let result = self.objects.get_opts(key, options).await.map_err(|error| match error {
+            object_store::Error::Precondition { .. } => changed(),
+            other => self.objects_error(path, other),
+        })?;
+        if result.meta.e_tag.as_deref() != Some(etag) {
+            return Err(changed().into());
+        }
+        if result.range != *left {
+            return Err(wrong_length(result.range.end.saturating_sub(result.range.start)).into());
+        }
+        let mut chunks = result.into_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| Stopped::Broken(self.objects_error(path, error)))?;
+            let len = chunk.len() as u64;
+            if len > left.end - left.start {
+                return Err(wrong_length(wanted - (left.end - left.start) + len).into());
+            }
+            landing.land(left.start, &chunk);
+            self.traffic.count_read(len);
+            left.start += len;
+        }
+        if left.is_empty() { Ok(()) } else { Err(wrong_length(wanted - (left.end - left.start)).into()) }
     }
 
     /// The error that `object_store` means, for requests that it makes.
@@ -273,36 +317,15 @@ impl UnderStore for S3Store {
             return if now.token == *token { Ok(()) } else { Err(changed()) };
         }
         let etag = std::str::from_utf8(token.as_bytes()).map_err(|_| changed())?;
-        let options = GetOptions {
-            if_match: Some(etag.to_owned()),
-            range: Some(GetRange::Bounded(range.clone())),
-            ..GetOptions::default()
-        };
-        inner.traffic.count_content();
-        let result = inner.objects.get_opts(&key, options).await.map_err(|error| match error {
-            object_store::Error::Precondition { .. } => changed(),
-            other => inner.objects_error(path, other),
-        })?;
-        if result.meta.e_tag.as_deref() != Some(etag) {
-            return Err(changed());
-        }
-        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: range.end - range.start, got };
-        if result.range != range {
-            return Err(wrong_length(result.range.end.saturating_sub(result.range.start)));
-        }
-        let mut offset = range.start;
-        let mut chunks = result.into_stream();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| inner.objects_error(path, error))?;
-            let end = offset + chunk.len() as u64;
-            if end > range.end {
-                return Err(wrong_length(end - range.start));
+        let call = inner.traffic.call(Operation::Read, Repeat::Harmless);
+        let mut left = range;
+        loop {
+            match inner.read_once(&call, path, &key, etag, &mut left, landing).await {
+                Err(Stopped::Broken(_)) if inner.traffic.again(&call, Failure::Broken).await => {}
+                Err(Stopped::Broken(error) | Stopped::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(()),
             }
-            landing.land(offset, &chunk);
-            inner.traffic.count_read(chunk.len() as u64);
-            offset = end;
         }
-        if offset == range.end { Ok(()) } else { Err(wrong_length(offset - range.start)) }
     }
 
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
@@ -389,6 +412,19 @@ impl S3Store {
             Some(failure) if failure.code == "BucketAlreadyOwnedByYou" => Ok(()),
             Some(failure) => Err(client.failed(&self.inner.uri, &failure)),
         }
+    }
+}
+
+/// Why a read stopped.
+enum Stopped {
+    /// The body broke off; what has landed is good.
+    Broken(Error),
+    Failed(Error),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 

@@ -36,8 +36,8 @@ use super::{
     list::to_stat,
 };
 use crate::{
-    Condition, Error, FileId, Part, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
-    VersionToken,
+    Condition, Error, FileId, Operation, Part, Remnant, Repeat, Result, Settled, Staged, StagedBody, StagedRecord,
+    StorePath, Swept, VersionToken,
     staged::{PARTS_MAX, ordered_parts},
 };
 
@@ -364,7 +364,9 @@ impl Inner {
         };
         let mut attributes = Attributes::new();
         attributes.insert(Attribute::Metadata("citius-file".into()), record.file_id.to_string().into());
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
+        let mut options = PutOptions { mode, attributes, ..PutOptions::default() };
+        // Repeated although it may have a condition: a refusal of our own object is recognized below.
+        options.extensions.insert(self.traffic.call(Operation::Write, Repeat::Harmless));
         let limit = Duration::from_millis(left_ms).min(PUBLISH_WINDOW);
         let put = tokio::time::timeout(limit, self.objects.put_opts(key, payload, options));
         let error = match put.await {
