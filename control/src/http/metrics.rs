@@ -1,6 +1,7 @@
 //! `/metrics`, in Prometheus' text form.
 //!
-//! Names begin with `citius_`. Labels are bounded: `worker` by the ring, `mount` by the mounts; no path, no file, no
+//! Names begin with `citius_`. Labels are bounded: `worker` by the ring, `mount` by the mounts, `kind` and `operation` by the
+//! protocol; no path, no file, no
 //! client is ever a label.
 //!
 //! | name | what |
@@ -13,11 +14,13 @@
 //! | `citius_master_inodes`, `_intents`, `_publications`, `_remains`, `_tasks` | what the log holds, and what waits |
 //! | `citius_ring_epoch`, `citius_workers_live` | the ring |
 //! | `citius_worker_*{worker}` | every counter of [`Counters`], from heartbeats |
-//! | `citius_mount_*{mount}` | what workers and masters read and wrote of an under-store |
+//! | `citius_mount_*{mount}` | the traffic of workers and masters with an under-store: requests, bytes, retries, limit, breaker |
+//! | `citius_mount_failures_total{mount,kind}` | requests without a good answer |
+//! | `citius_mount_request_seconds{mount,operation}` | how long answers took, a histogram |
 
 use std::fmt::Write;
 
-use citius_wire::{Counters, MountInfo, WorkerInfo};
+use citius_wire::{Counters, LATENCY_BUCKETS, Latency, MountInfo, MountTraffic, WorkerInfo};
 
 use crate::service::Service;
 
@@ -114,18 +117,86 @@ impl Page {
     }
 
     fn mounts(&mut self, mounts: &[MountInfo]) {
-        type Read = fn(&MountInfo) -> u64;
-        let series: [(&str, &str, Read); 4] = [
-            ("citius_mount_read_requests_total", "Requests to an under-store", |it| it.traffic.read_requests),
-            ("citius_mount_read_bytes_total", "Bytes read from an under-store", |it| it.traffic.read_bytes),
-            ("citius_mount_other_requests_total", "Requests that wrote", |it| it.traffic.other_requests),
-            ("citius_mount_write_bytes_total", "Bytes written to an under-store", |it| it.traffic.write_bytes),
+        let counters = [
+            ("read_requests", "Requests for content"),
+            ("read_bytes", "Bytes read from an under-store"),
+            ("other_requests", "Requests of any other kind: metadata, listings, writes"),
+            ("write_bytes", "Bytes written to an under-store"),
+            ("retries", "Requests sent again after a failure"),
+            ("retries_denied", "Retries that the budget did not allow"),
+            ("hedges", "Second requests for slow reads"),
+            ("barred_requests", "Requests not sent because the breaker was open"),
+            ("saved_requests", "Requests that a cache or another request made needless"),
         ];
-        for (name, help, read) in series {
-            self.head(name, help, "counter");
-            for mount in mounts {
-                let path = escaped(&mount.path);
-                self.line(format_args!("{name}{{mount=\"{path}\"}} {}", read(mount)));
+        let counts = |it: &MountTraffic| {
+            [
+                it.read_requests,
+                it.read_bytes,
+                it.other_requests,
+                it.write_bytes,
+                it.retries,
+                it.retries_denied,
+                it.hedges,
+                it.barred,
+                it.saved_requests,
+            ]
+        };
+        for (i, (field, help)) in counters.into_iter().enumerate() {
+            self.by_mount(&format!("citius_mount_{field}_total"), help, "counter", mounts, |it| counts(it)[i]);
+        }
+        let limit = "Requests that may be under way now, of all who ask";
+        self.by_mount("citius_mount_concurrency_limit", limit, "gauge", mounts, |it| it.concurrency_limit);
+        self.by_mount("citius_mount_requests_in_flight", "Requests under way", "gauge", mounts, |it| it.in_flight);
+        let breaker =
+            "0 while the server is asked, 1 while one request finds out whether it is back, 2 while none is sent";
+        self.by_mount("citius_mount_breaker", breaker, "gauge", mounts, |it| it.breaker as u64);
+        self.failures(mounts);
+        self.latencies(mounts);
+    }
+
+    /// One series for each mount.
+    fn by_mount(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: &str,
+        mounts: &[MountInfo],
+        read: impl Fn(&MountTraffic) -> u64,
+    ) {
+        self.head(name, help, kind);
+        for mount in mounts {
+            self.line(format_args!("{name}{{mount=\"{}\"}} {}", escaped(&mount.path), read(&mount.traffic)));
+        }
+    }
+
+    fn failures(&mut self, mounts: &[MountInfo]) {
+        let name = "citius_mount_failures_total";
+        self.head(name, "Requests without a good answer", "counter");
+        for mount in mounts {
+            let path = escaped(&mount.path);
+            for (kind, count) in mount.traffic.each_failure() {
+                self.line(format_args!("{name}{{mount=\"{path}\",kind=\"{kind}\"}} {count}"));
+            }
+        }
+    }
+
+    fn latencies(&mut self, mounts: &[MountInfo]) {
+        let name = "citius_mount_request_seconds";
+        self.head(name, "Time from a request to the head of its answer", "histogram");
+        for mount in mounts {
+            let path = escaped(&mount.path);
+            // An operation that was never asked for has no times; its series begins with the first.
+            for (operation, latency) in mount.traffic.each_latency().filter(|(_, latency)| latency.count() > 0) {
+                let labels = format!("mount=\"{path}\",operation=\"{operation}\"");
+                let mut below = 0_u64;
+                for bucket in 0..LATENCY_BUCKETS {
+                    below = below.saturating_add(latency.buckets.get(bucket).copied().unwrap_or(0));
+                    let bound = Latency::upper_bound_us(bucket).map(|us| (us as f64 / 1e6).to_string());
+                    let bound = bound.as_deref().unwrap_or("+Inf");
+                    self.line(format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {below}"));
+                }
+                self.line(format_args!("{name}_sum{{{labels}}} {}", latency.sum_us as f64 / 1e6));
+                self.line(format_args!("{name}_count{{{labels}}} {below}"));
             }
         }
     }

@@ -50,5 +50,11 @@ fn mount(mount: &MountInfo) -> Value {
         "read_bytes": mount.traffic.read_bytes,
         "other_requests": mount.traffic.other_requests,
         "write_bytes": mount.traffic.write_bytes,
+        "retries": mount.traffic.retries,
+        "failures": mount.traffic.failures_total(),
+        "concurrency_limit": mount.traffic.concurrency_limit,
+        "in_flight": mount.traffic.in_flight,
+        "breaker": mount.traffic.breaker.name(),
+        "breaker_reason": mount.traffic.breaker_reason,
     })
 }

@@ -38,6 +38,7 @@ mod reading;
 mod report;
 mod roster;
 mod sight;
+mod traffic;
 mod writing;
 
 pub use fault::{FaultHook, FaultPoint};

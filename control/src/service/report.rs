@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
-use citius_wire::{ClusterId, ClusterInfo, Counters, Failure, MountId, MountInfo, MountTraffic, Status, WorkerInfo};
+use citius_wire::{
+    BreakerState, ClusterId, ClusterInfo, Counters, Failure, MountId, MountInfo, MountTraffic, Status, WorkerInfo,
+};
 
 use super::mounts::Mounted;
-use super::{RELEASE, Service, roster};
+use super::{RELEASE, Service, traffic};
 use crate::sync::CacheFigures;
 
 /// The URI of a mount without what must not be shown.
@@ -59,6 +61,7 @@ impl Service {
                 }
             })
             .collect();
+        let mounts = self.mount_infos();
         ClusterInfo {
             cluster,
             release: RELEASE.to_owned(),
@@ -68,13 +71,13 @@ impl Service {
             uptime_ms: millis(self.started.elapsed()),
             applied_index: self.raft.metrics().applied_next_index,
             inodes,
-            warnings: self.warnings(&workers),
+            warnings: self.warnings(&workers, &mounts),
             workers,
-            mounts: self.mount_infos(),
+            mounts,
         }
     }
 
-    fn warnings(&self, workers: &[WorkerInfo]) -> Vec<String> {
+    fn warnings(&self, workers: &[WorkerInfo], mounts: &[MountInfo]) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Err(failure) = self.check_lease() {
             warnings.push(failure.message);
@@ -86,6 +89,15 @@ impl Service {
             if mounted.open().is_none() {
                 let reason = mounted.problem().unwrap_or_else(|| "it is being opened".to_owned());
                 warnings.push(format!("the mount at {} is degraded, and is tried again: {reason}", mounted.path));
+            }
+        }
+        for MountInfo { path, uri, traffic, .. } in mounts {
+            if traffic.breaker != BreakerState::Closed {
+                warnings.push(format!(
+                    "the under-store of {path} ({uri}) does not answer and is asked only now and then, the last time with: \
+                     {}; see whether it is up and can be reached",
+                    traffic.breaker_reason
+                ));
             }
         }
         let (intents, unsettled, remains) =
@@ -114,20 +126,12 @@ impl Service {
 }
 
 fn describe(mounted: &Mounted, of_workers: Option<&MountTraffic>) -> MountInfo {
-    let mut traffic = mounted.open().map_or_else(MountTraffic::default, |store| {
-        let totals = store.traffic().totals();
-        MountTraffic {
-            mount: mounted.id,
-            // A store counts requests of both kinds together.
-            read_requests: totals.requests,
-            read_bytes: totals.bytes_read,
-            other_requests: 0,
-            write_bytes: totals.bytes_written,
-        }
-    });
-    traffic.mount = mounted.id;
+    let mut traffic = match mounted.open() {
+        Some(store) => traffic::of_mount(mounted.id, store.traffic().totals()),
+        None => MountTraffic { mount: mounted.id, ..MountTraffic::default() },
+    };
     if let Some(of_workers) = of_workers {
-        roster::add(&mut traffic, of_workers);
+        traffic.add(of_workers);
     }
     MountInfo {
         mount: mounted.id,
@@ -136,7 +140,7 @@ fn describe(mounted: &Mounted, of_workers: Option<&MountTraffic>) -> MountInfo {
         options: mounted.options_shown.clone(),
         read_only: mounted.read_only,
         sync_interval_ms: mounted.sync_interval_ms,
-        traffic,
+        traffic: Box::new(traffic),
     }
 }
 

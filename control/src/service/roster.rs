@@ -137,7 +137,7 @@ impl Roster {
         let mut sums: HashMap<MountId, MountTraffic> = HashMap::new();
         for traffic in self.workers.lock().values().flat_map(|heard| &heard.traffic) {
             let start = MountTraffic { mount: traffic.mount, ..MountTraffic::default() };
-            add(sums.entry(traffic.mount).or_insert(start), traffic);
+            sums.entry(traffic.mount).or_insert(start).add(traffic);
         }
         sums
     }
@@ -152,14 +152,6 @@ impl Roster {
     pub(crate) fn tasks_waiting(&self) -> u64 {
         self.workers.lock().values().map(|heard| heard.queue.len() as u64).sum()
     }
-}
-
-/// Adds up, and stays at the most where it would not fit: these numbers came over the wire.
-pub(crate) fn add(sum: &mut MountTraffic, more: &MountTraffic) {
-    sum.read_requests = sum.read_requests.saturating_add(more.read_requests);
-    sum.read_bytes = sum.read_bytes.saturating_add(more.read_bytes);
-    sum.other_requests = sum.other_requests.saturating_add(more.other_requests);
-    sum.write_bytes = sum.write_bytes.saturating_add(more.write_bytes);
 }
 
 #[cfg(test)]

@@ -53,6 +53,10 @@ fn metrics_and_status_say_what_is() {
         "citius_worker_live{worker=\"0000000000000005\"} 1",
         "citius_worker_hits_total{worker=\"0000000000000005\"} 0",
         "citius_mount_read_bytes_total{mount=\"/a\\\"b\"} 0",
+        "citius_mount_retries_total{mount=\"/a\\\"b\"} 0",
+        "citius_mount_breaker{mount=\"/a\\\"b\"} 0",
+        "citius_mount_concurrency_limit{mount=\"/a\\\"b\"} 64",
+        "citius_mount_failures_total{mount=\"/a\\\"b\",kind=\"throttled\"} 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} in {metrics}");
     }

@@ -4,8 +4,8 @@ use crate::client::status;
 use crate::rig::{Rig, beat, eventually, member, register};
 use crate::writes::publish;
 use citius_wire::{
-    Counters, DIRTY_FILES_MAX, Epoch, FileKey, Heartbeat, MountId, MountTraffic, Operation, Outcome, Register, Ring,
-    Status, Work, WorkerId, WriteType,
+    BreakerState, Counters, DIRTY_FILES_MAX, Epoch, FileKey, Heartbeat, MountId, MountTraffic, Operation, Outcome,
+    Register, Ring, Status, Work, WorkerId, WriteType,
 };
 
 fn ring(client: &mut crate::client::Client, epoch: u64) -> Ring {
@@ -152,5 +152,18 @@ fn counters_and_traffic_are_shown() {
     let Outcome::Cluster(cluster) = client.one(Operation::Cluster).unwrap() else { panic!() };
     assert!(cluster.workers.iter().all(|worker| worker.counters == counters));
     assert_eq!(cluster.mounts[0].traffic.read_bytes, 3000);
-    assert!(cluster.mounts[0].traffic.read_requests > 0, "the master's own count too");
+    assert!(cluster.mounts[0].traffic.other_requests > 0, "the master's own count too");
+    assert_eq!(cluster.warnings, Vec::<String>::new());
+    // One of the two finds its under-store silent: that is what is shown, with its reason.
+    let silent = MountTraffic {
+        breaker: BreakerState::Open,
+        breaker_reason: "connection refused".into(),
+        failures: [5, 0, 0, 0, 0, 0],
+        ..traffic(2)
+    };
+    client.ask(&Heartbeat { counters, traffic: vec![silent], ..beat(2, 1) }).unwrap();
+    let Outcome::Cluster(cluster) = client.one(Operation::Cluster).unwrap() else { panic!() };
+    assert_eq!((cluster.mounts[0].traffic.failures[0], cluster.mounts[0].traffic.read_bytes), (5, 3000));
+    assert_eq!(cluster.warnings.len(), 1);
+    assert!(cluster.warnings[0].contains("connection refused"), "{}", cluster.warnings[0]);
 }

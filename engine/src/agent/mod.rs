@@ -8,6 +8,7 @@ mod master;
 mod peers;
 mod publish;
 mod rounds;
+mod traffic;
 mod view;
 
 pub(crate) use publish::{Publisher, Step};
@@ -282,19 +283,7 @@ impl Node {
     }
 
     fn traffic(&self) -> Vec<MountTraffic> {
-        self.view()
-            .stores()
-            .map(|(mount, store)| {
-                let totals = store.traffic().totals();
-                MountTraffic {
-                    mount,
-                    read_requests: totals.reads,
-                    read_bytes: totals.bytes_read,
-                    other_requests: totals.requests.saturating_sub(totals.reads),
-                    write_bytes: totals.bytes_written,
-                }
-            })
-            .collect()
+        self.view().stores().map(|(mount, store)| traffic::of_mount(mount, store.traffic().totals())).collect()
     }
 
     /// The bytes of a sealed block of a file being written, from whichever worker of its ring holds it.

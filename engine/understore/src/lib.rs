@@ -18,10 +18,12 @@
 //! | `local/` | `file:`, our own, beneath one folder |
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`: its requests |
+//! | `web/` | requests over HTTP, signed and governed |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
-//! | `path.rs`, `secret.rs`, `traffic.rs`, `error.rs` | what all of them use |
+//! | `traffic/` | [`Traffic`]: how requests of network stores are limited, repeated and counted |
+//! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
 mod bridge;
@@ -41,6 +43,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traffic;
+mod web;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
 pub use error::{Error, ErrorClass, Result, Source};
@@ -55,4 +58,7 @@ pub use store::{
     Capabilities, Compares, Condition, Depth, Entry, Glance, Kind, Landing, LocalReads, PAGE_ENTRIES_MAX, Page, Pages,
     Refusal, Stat, TOKEN_BYTES_MAX, UnderStore, VersionToken,
 };
-pub use traffic::{Traffic, TrafficTotals};
+pub use traffic::{
+    BreakerState, Call, FAILURES, Failure, Governed, Governor, LATENCY_BUCKETS, Latencies, OPERATIONS, Operation,
+    Refused, Repeat, Traffic, TrafficSettings, TrafficTotals, Verdict,
+};

@@ -66,6 +66,13 @@ const SHOWN: &[&str] = &[
     "read_timeout",
     "pool_max_idle_per_host",
     "pool_idle_timeout",
+    "max_concurrency",
+    "retries_max",
+    "retry_timeout",
+    "hedge",
+    "read_bytes_per_second",
+    "write_bytes_per_second",
+    "request_timeout",
 ];
 
 /// Whether the value of this option may appear in a listing.
@@ -114,6 +121,7 @@ mod tests {
     #[test]
     fn unknown_options_are_taken_for_secrets() {
         assert!(is_shown("aws_region"));
+        assert!(crate::TrafficSettings::NAMES.into_iter().all(is_shown));
         assert!(!is_shown("aws_secret_access_key"));
         assert!(!is_shown("aws_access_key_id"));
         assert!(!is_shown("something_new"));

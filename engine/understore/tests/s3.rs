@@ -3,14 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
+    io::{Read, Write},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use citius_understore::{
-    Condition, Depth, Error, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord, StorePath, UnderStore,
-    open, testing::servers::SeaweedFs,
+    Condition, Depth, Error, Failure, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord, StorePath,
+    UnderStore, open, testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
 
@@ -205,6 +206,98 @@ async fn secrets_are_in_no_text(server: &SeaweedFs) {
     let text = format!("{spec:?} {store:?} {}", store.uri());
     assert!(!text.contains(server.s3().keys().1), "the secret is in {text}");
     assert!(!text.contains(&server.s3().keys().0.to_owned()), "the key id is in {text}");
+}
+
+/// Answers each connection's one request with the next of these, and tells what was asked.
+fn scripted(answers: Vec<Vec<u8>>) -> (String, std::sync::mpsc::Receiver<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, asked) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for answer in answers {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                stream.read_exact(&mut byte).unwrap();
+                head.push(byte[0]);
+            }
+            tell.send(String::from_utf8(head).unwrap().to_ascii_lowercase()).unwrap();
+            stream.write_all(&answer).unwrap();
+        }
+    });
+    (endpoint, asked)
+}
+
+fn scripted_mount(endpoint: &str) -> MountSpec {
+    MountSpec::new("s3://b")
+        .option("aws_endpoint", endpoint)
+        .option("aws_allow_http", "true")
+        .option("aws_access_key_id", "k")
+        .option("aws_secret_access_key", "s")
+}
+
+fn part(from: usize, sent: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "HTTP/1.1 206 Partial Content\r\nconnection: close\r\netag: \"v\"\r\ncontent-range: bytes {from}-99/100\r\n\
+         last-modified: Wed, 21 Oct 2015 07:28:00 GMT\r\ncontent-length: {}\r\n\r\n",
+        100 - from
+    );
+    [head.as_bytes(), sent].concat()
+}
+
+/// A server that asks for rest, and one that dies in the middle of a body: what has landed is neither asked for nor
+/// landed again, and both tries are counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_breaks_off_goes_on_where_it_stopped() {
+    let content: Vec<u8> = (0..100).collect();
+    let busy = b"HTTP/1.1 503 Slow Down\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let (endpoint, asked) = scripted(vec![busy, part(0, &content[..40]), part(40, &content[40..])]);
+    let store = open(&scripted_mount(&endpoint)).unwrap();
+    let token = citius_understore::VersionToken::new(b"\"v\"").unwrap();
+    let mut landed = Vec::new();
+    let mut landing = |offset: u64, bytes: &[u8]| {
+        assert_eq!(offset, landed.len() as u64);
+        landed.extend_from_slice(bytes);
+    };
+    store.read(&path("f"), &token, 0..100, &mut landing).await.unwrap();
+    assert_eq!(landed, content);
+    let ranges: Vec<String> = asked
+        .iter()
+        .take(3)
+        .map(|head| head.lines().find_map(|line| line.strip_prefix("range: ")).unwrap().to_owned())
+        .collect();
+    assert_eq!(ranges, ["bytes=0-99", "bytes=0-99", "bytes=40-99"]);
+    let totals = store.traffic().totals();
+    assert_eq!((totals.requests, totals.reads, totals.retries, totals.bytes_read), (3, 3, 2, 100));
+    assert_eq!(totals.failures[Failure::Throttled as usize], 1);
+    assert_eq!(totals.failures.iter().sum::<u64>(), 2, "{totals:?}");
+    assert_eq!(totals.in_flight, 0);
+}
+
+/// Retries of a read are the mount's, once: neither `object_store` nor the adapter adds its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failing_server_is_asked_as_often_as_the_mount_says() {
+    for retries in [0, 2] {
+        let failing = b"HTTP/1.1 500 No\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".to_vec();
+        let (endpoint, asked) = scripted(vec![failing; 12]);
+        let store = open(&scripted_mount(&endpoint).option("retries_max", retries.to_string())).unwrap();
+        let token = citius_understore::VersionToken::new(b"\"v\"").unwrap();
+        let read = store.read(&path("f"), &token, 0..100, &mut |_: u64, _: &[u8]| {}).await;
+        assert!(read.unwrap_err().is_transient());
+        assert_eq!(asked.try_iter().count(), retries + 1);
+        store.stat(&path("f")).await.unwrap_err();
+        assert_eq!(asked.try_iter().count(), retries + 1);
+        put_fails(&store).await;
+        // One PUT, and one look whether it was published after all.
+        assert_eq!(asked.try_iter().count(), 2 * (retries + 1));
+    }
+}
+
+async fn put_fails(store: &Arc<dyn UnderStore>) {
+    let mut staged = store.stage(&path("f"), FileId([1; 16]), None).await.unwrap();
+    staged.write(Bytes::from_static(b"content")).await.unwrap();
+    staged.publish(&Condition::MustNotExist).await.unwrap_err();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,6 +5,7 @@ use crate::codec::Request;
 use crate::frame::Kind;
 use crate::ids::{FileKey, Incarnation, MountId, WorkerId};
 use crate::ring::{Member, Ring};
+use crate::traffic::MountTraffic;
 use core::fmt;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -131,21 +132,6 @@ pub enum Work {
         /// Its key.
         file: FileKey,
     },
-}
-
-/// Bytes and requests of one mount's under-store.
-#[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MountTraffic {
-    /// Which mount.
-    pub mount: MountId,
-    /// Requests for the content of files.
-    pub read_requests: u64,
-    /// Bytes read.
-    pub read_bytes: u64,
-    /// Requests of any other kind: metadata, listings, writes.
-    pub other_requests: u64,
-    /// Bytes written.
-    pub write_bytes: u64,
 }
 
 macro_rules! counters {

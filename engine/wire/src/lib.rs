@@ -15,6 +15,7 @@
 //! | `data` | messages between a client and a shard |
 //! | `meta` | messages between a client and a master |
 //! | `cluster` | messages between a worker and a master, and counters |
+//! | `traffic` | what a mount costs its under-store |
 //!
 //! The crate does no input or output, reads no clock, and has no unsafe code.
 
@@ -33,12 +34,12 @@ mod path;
 mod ring;
 mod status;
 mod token;
+mod traffic;
 pub mod units;
 
 pub use capability::{Access, CAPABILITY_BYTES_MAX, MAC_BYTES, MacKey, Origin, Right, WriteType};
 pub use cluster::{
-    ClusterView, Counters, DIRTY_FILES_MAX, Heartbeat, HeartbeatReply, MountSecret, MountTraffic, Register, Registered,
-    Task, Work,
+    ClusterView, Counters, DIRTY_FILES_MAX, Heartbeat, HeartbeatReply, MountSecret, Register, Registered, Task, Work,
 };
 pub use codec::{Encode, Encoder, FrameBuffer, Head, Message, Request};
 pub use data::{
@@ -60,3 +61,4 @@ pub use path::{NAME_BYTES_MAX, NamespacePath, PATH_BYTES_MAX};
 pub use ring::{Member, Owner, Ring, WORKERS_MAX};
 pub use status::{ExitCode, Failure, Status};
 pub use token::Token;
+pub use traffic::{BreakerState, FAILURE_NAMES, LATENCY_BUCKETS, Latency, MountTraffic, OPERATION_NAMES};

@@ -5,12 +5,13 @@
 //! client and serial, so a retry after a lost answer gets the answer of the first try.
 
 use crate::capability::{Hidden, WriteType};
-use crate::cluster::{Counters, MountTraffic};
+use crate::cluster::Counters;
 use crate::codec::Request;
 use crate::frame::Kind;
 use crate::ids::{ClusterId, Epoch, FileKey, Incarnation, MountId, Place, Serial, WorkerId};
 use crate::ring::Ring;
 use crate::status::Failure;
+use crate::traffic::MountTraffic;
 use core::fmt;
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -360,8 +361,9 @@ pub struct MountInfo {
     pub read_only: bool,
     /// How long its metadata is believed; see [`Operation::MountAdd`].
     pub sync_interval_ms: i64,
-    /// What all workers and masters read and wrote of it, since each started.
-    pub traffic: MountTraffic,
+    /// What all workers and masters read and wrote of it, since each started. Apart, because every outcome of a batch
+    /// takes the room of the largest.
+    pub traffic: Box<MountTraffic>,
 }
 
 /// The cluster, as `citius cluster` shows it.

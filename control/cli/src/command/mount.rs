@@ -4,7 +4,7 @@ use crate::args::{MountCommand, Reach};
 use crate::error::CliError;
 use crate::output::{human_bytes, json_line, shown, table};
 use crate::serve::mounts::add_request;
-use citius_client::{Client, MountInfo};
+use citius_client::{Client, MountInfo, MountTraffic};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
 
@@ -39,7 +39,7 @@ pub(crate) fn run(client: &Client, reach: &Reach, command: &MountCommand) -> Res
 /// Mounts for people.
 pub(crate) fn as_table(mounts: &[MountInfo]) -> String {
     table(
-        &["path", "under-store", "access", "sync", ">requests", ">read", ">written"],
+        &["path", "under-store", "access", "sync", ">requests", ">failures", ">read", ">written"],
         mounts.iter().map(|mount| {
             let traffic = &mount.traffic;
             vec![
@@ -52,6 +52,7 @@ pub(crate) fn as_table(mounts: &[MountInfo]) -> String {
                     ms => format!("{} s", ms as f64 / 1000.0),
                 },
                 (traffic.read_requests + traffic.other_requests).to_string(),
+                traffic.failures_total().to_string(),
                 human_bytes(traffic.read_bytes),
                 human_bytes(traffic.write_bytes),
             ]
@@ -70,11 +71,41 @@ pub(crate) fn to_json(mount: &MountInfo) -> Value {
         "options": options,
         "read_only": mount.read_only,
         "sync_interval_ms": mount.sync_interval_ms,
-        "under_store": {
-            "read_requests": mount.traffic.read_requests,
-            "read_bytes": mount.traffic.read_bytes,
-            "other_requests": mount.traffic.other_requests,
-            "write_bytes": mount.traffic.write_bytes,
-        },
+        "under_store": traffic_json(&mount.traffic),
+    })
+}
+
+fn traffic_json(traffic: &MountTraffic) -> Value {
+    let failures: Map<String, Value> =
+        traffic.each_failure().map(|(kind, count)| (kind.to_owned(), count.into())).collect();
+    // Nothing is known of operations that were never asked for.
+    let latencies: Map<String, Value> = traffic
+        .each_latency()
+        .filter(|(_, latency)| latency.count() > 0)
+        .map(|(operation, latency)| {
+            let times = json!({
+                "requests": latency.count(),
+                "p50_us": latency.percentile_us(50),
+                "p99_us": latency.percentile_us(99),
+            });
+            (operation.to_owned(), times)
+        })
+        .collect();
+    json!({
+        "read_requests": traffic.read_requests,
+        "read_bytes": traffic.read_bytes,
+        "other_requests": traffic.other_requests,
+        "write_bytes": traffic.write_bytes,
+        "retries": traffic.retries,
+        "retries_denied": traffic.retries_denied,
+        "hedges": traffic.hedges,
+        "barred": traffic.barred,
+        "saved_requests": traffic.saved_requests,
+        "failures": failures,
+        "latencies": latencies,
+        "concurrency_limit": traffic.concurrency_limit,
+        "in_flight": traffic.in_flight,
+        "breaker": traffic.breaker.name(),
+        "breaker_reason": traffic.breaker_reason,
     })
 }

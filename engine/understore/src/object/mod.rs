@@ -25,8 +25,8 @@ pub(crate) use self::protocol::{
     Ask, Begin, Content, Head, Key, Keys, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
 };
 use crate::{
-    Capabilities, Condition, Depth, Error, FileId, Landing, Part, Remnant, Result, Settled, Staged, StagedRecord, Stat,
-    StorePath, Swept, Traffic, UnderStore, VersionToken,
+    Call, Capabilities, Condition, Depth, Error, Failure, FileId, Landing, Operation, Part, Remnant, Repeat, Result,
+    Settled, Staged, StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
     error::Source,
     store::{Kind, Pages},
 };
@@ -43,7 +43,7 @@ struct Inner {
     uri: String,
     /// The mounted prefix, without slashes at its ends.
     prefix: String,
-    traffic: Arc<Traffic>,
+    traffic: Traffic,
     protocol: Box<dyn Protocol>,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Debug for Inner {
 
 impl Objects {
     /// What lies under a prefix, which has no slash at either end, of the bucket that a protocol leads to.
-    pub(crate) fn new(uri: String, prefix: String, traffic: Arc<Traffic>, protocol: Box<dyn Protocol>) -> Self {
+    pub(crate) fn new(uri: String, prefix: String, traffic: Traffic, protocol: Box<dyn Protocol>) -> Self {
         Self { inner: Arc::new(Inner { uri, prefix, traffic, protocol }) }
     }
 }
@@ -104,6 +104,40 @@ impl Inner {
 
     async fn head(&self, path: &StorePath) -> Result<Head> {
         self.protocol.head(&self.object_key(path)?).await
+    }
+
+    /// Lands what is `left` of a read, which shrinks from its start as bytes arrive: a read that is taken up again does
+    /// not begin anew.
+    async fn read_once(
+        &self,
+        call: &Call,
+        path: &StorePath,
+        key: &str,
+        version: &str,
+        left: &mut Range<u64>,
+        landing: &mut dyn Landing,
+    ) -> Result<(), Stopped> {
+        let (start, end) = (left.start, left.end);
+        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: end - start, got };
+        let content = self.protocol.get(call, key, version, left.clone()).await?;
+        if content.version != version {
+            return Err(Error::VersionChanged { path: path.to_string() }.into());
+        }
+        if content.range != *left {
+            return Err(wrong_length(content.range.end.saturating_sub(content.range.start)).into());
+        }
+        let mut chunks = content.chunks;
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(Stopped::Broken)?;
+            let len = chunk.len() as u64;
+            if len > end - left.start {
+                return Err(wrong_length(left.start - start + len).into());
+            }
+            landing.land(left.start, &chunk);
+            self.traffic.count_read(len);
+            left.start += len;
+        }
+        if left.is_empty() { Ok(()) } else { Err(wrong_length(left.start - start).into()) }
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Stat> {
@@ -175,27 +209,15 @@ impl UnderStore for Objects {
             return if now.token == *token { Ok(()) } else { Err(changed()) };
         }
         let version = text_of(token).ok_or_else(changed)?;
-        inner.traffic.count_content();
-        let content = inner.protocol.get(&key, version, range.clone()).await?;
-        if content.version != version {
-            return Err(changed());
-        }
-        let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: range.end - range.start, got };
-        if content.range != range {
-            return Err(wrong_length(content.range.end.saturating_sub(content.range.start)));
-        }
-        let (mut offset, mut chunks) = (range.start, content.chunks);
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk?;
-            let end = offset + chunk.len() as u64;
-            if end > range.end {
-                return Err(wrong_length(end - range.start));
+        let call = inner.traffic.call(Operation::Read, Repeat::Harmless);
+        let mut left = range;
+        loop {
+            match inner.read_once(&call, path, &key, version, &mut left, landing).await {
+                Err(Stopped::Broken(_)) if inner.traffic.again(&call, Failure::Broken).await => {}
+                Err(Stopped::Broken(error) | Stopped::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(()),
             }
-            landing.land(offset, &chunk);
-            inner.traffic.count_read(chunk.len() as u64);
-            offset = end;
         }
-        if offset == range.end { Ok(()) } else { Err(wrong_length(offset - range.start)) }
     }
 
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
@@ -261,6 +283,19 @@ impl UnderStore for Objects {
 
     async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
         self.inner.sweep(dead).await
+    }
+}
+
+/// Why a read stopped.
+enum Stopped {
+    /// Its content broke off; what has landed is good.
+    Broken(Error),
+    Failed(Error),
+}
+
+impl From<Error> for Stopped {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
     }
 }
 

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
-use crate::{Condition, FileId, Part, Result, store::Compares};
+use crate::{Call, Condition, FileId, Part, Result, store::Compares};
 
 /// What a store says of an object.
 #[derive(Debug, Clone)]
@@ -130,8 +130,8 @@ pub(crate) trait Protocol: Send + Sync {
     /// What is at a key. `NotFound` if nothing is.
     async fn head(&self, key: &str) -> Result<Head>;
 
-    /// Content of this version. `VersionChanged` if it is another one.
-    async fn get(&self, key: &str, version: &str, range: Range<u64>) -> Result<Content>;
+    /// Content of this version, as a request of this call. `VersionChanged` if it is another one.
+    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content>;
 
     /// A page of keys.
     async fn keys(&self, ask: &Ask<'_>) -> Result<Keys>;

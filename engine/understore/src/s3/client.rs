@@ -1,142 +1,89 @@
-//! Signed requests that `object_store` has no call for, over its own connections and credentials.
-//!
-//! `object_store` gives streaming reads, puts, parts, bulk deletes and every source of credentials. It lacks: keys
-//! that end in a slash (its paths strip them, so a marker `dir/` cannot be told from an object `dir`), listings that
-//! survive a key it cannot name, metadata on a multipart upload that several processes share, conditions on completing
-//! one, copies that check their source, and the list of uploads under way. These are here, each one request and one
-//! small XML document, retried a bounded number of times.
+//! The requests of S3: to a key or to the bucket, signed, and what their failures mean.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::sync::Arc;
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header::CONTENT_LENGTH};
+use http::{Method, StatusCode};
 use object_store::{
-    ClientOptions,
-    aws::{AwsAuthorizer, AwsCredentialProvider},
-    client::{
-        HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpService, ReqwestConnector,
-    },
+    aws::{AwsAuthorizer, AwsCredential, AwsCredentialProvider},
+    client::HttpRequest,
 };
-use parking_lot::Mutex;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{percent_decode_str, utf8_percent_encode};
+use ring::digest;
 use serde::Deserialize;
 
-use crate::{Error, Result, Traffic, object::store_error};
+use crate::{
+    Call, Error, Operation, Repeat, Result,
+    object::store_error,
+    web::{self, Answer, Opened, STRICT, STRICT_PATH, Signer, Web, chain},
+};
 
-/// Tries of one request, the first included.
-pub(super) const ATTEMPTS_MAX: u32 = 4;
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
-/// Bytes of one XML answer: a thousand keys of 1,024 bytes, encoded threefold, and their tags.
-const ANSWER_BYTES_MAX: usize = 8 << 20;
-
-/// What AWS calls URI encoding: everything but the unreserved characters.
-const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-const STRICT_PATH: &AsciiSet = &STRICT.remove(b'/');
-
-/// Gives `object_store` its HTTP client and keeps a handle on it, so that both share connections and counters.
-#[derive(Debug, Clone)]
-pub(super) struct Connector {
-    pub(super) traffic: Arc<Traffic>,
-    last: Arc<Mutex<Option<HttpClient>>>,
-}
-
-impl Connector {
-    pub(super) fn new(traffic: Arc<Traffic>) -> Self {
-        Self { traffic, last: Arc::default() }
-    }
-
-    /// The client that was made last. The builder makes those for credentials first, the store's own last.
-    pub(super) fn client(&self) -> HttpClient {
-        self.last.lock().clone().expect("the builder connects before it returns")
-    }
-}
-
-impl HttpConnector for Connector {
-    fn connect(&self, options: &ClientOptions) -> object_store::Result<HttpClient> {
-        let inner = ReqwestConnector::default().connect(options)?;
-        let client = HttpClient::new(Counted { inner, traffic: Arc::clone(&self.traffic) });
-        *self.last.lock() = Some(client.clone());
-        Ok(client)
-    }
-}
-
-/// Counts every request that goes out, retries included.
-struct Counted {
-    inner: HttpClient,
-    traffic: Arc<Traffic>,
-}
-
-impl fmt::Debug for Counted {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Counted")
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpService for Counted {
-    async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        self.traffic.count_request();
-        self.inner.execute(request).await
-    }
-}
-
-/// Where requests go and how they are signed. Not printable: it leads to the keys.
-pub(super) struct Client {
-    pub(super) http: HttpClient,
-    /// None where requests are not signed.
-    pub(super) credentials: Option<AwsCredentialProvider>,
+/// Signs by version 4 of Amazon's rules.
+pub(super) struct AwsSigner {
+    pub(super) credentials: AwsCredentialProvider,
     pub(super) region: String,
     pub(super) sign_payload: bool,
     pub(super) request_payer: bool,
+    /// What errors call the server.
+    pub(super) endpoint: String,
+}
+
+impl AwsSigner {
+    async fn credential(&self) -> Result<Arc<AwsCredential>> {
+        let missing = |error| Error::MissingKeys { endpoint: self.endpoint.clone(), reason: chain(&error) };
+        self.credentials.get_credential().await.map_err(missing)
+    }
+}
+
+#[async_trait]
+impl Signer for AwsSigner {
+    async fn sign(&self, request: &mut HttpRequest, content: &[Bytes]) -> Result<()> {
+        let credential = self.credential().await?;
+        let digest = self.sign_payload.then(|| {
+            let mut digest = digest::Context::new(&digest::SHA256);
+            content.iter().for_each(|piece| digest.update(piece));
+            digest.finish()
+        });
+        AwsAuthorizer::new(&credential, "s3", &self.region)
+            .with_sign_payload(self.sign_payload)
+            .with_request_payer(self.request_payer)
+            .try_authorize(request, digest.as_ref().map(AsRef::as_ref))
+            .map_err(|error| store_error(&self.endpoint, error))
+    }
+
+    async fn find_keys(&self) -> Result<()> {
+        self.credential().await.map(drop)
+    }
+}
+
+/// A bucket that requests go to.
+pub(super) struct Client {
+    pub(super) web: Web,
+    pub(super) region: String,
     pub(super) bucket: String,
     /// URL of the bucket, without a trailing slash.
     pub(super) bucket_url: String,
     /// Whether this is Amazon's own service, whose documented promises can be relied on.
     pub(super) is_amazon: bool,
-    /// What errors call the server.
-    pub(super) endpoint: String,
 }
 
-/// One request: a key (or the bucket, if empty), a query, headers, a body.
-#[derive(Debug, Default)]
+/// One request: a key (or the bucket, if empty), a query, headers, a body. All are sent again when their answers are lost:
+/// what that may do is seen by the caller.
+#[derive(Debug)]
 pub(super) struct Request<'a> {
+    pub(super) operation: Operation,
+    pub(super) method: Method,
     pub(super) key: &'a str,
     pub(super) query: &'a [(&'a str, &'a str)],
     pub(super) headers: &'a [(&'static str, &'a str)],
-    pub(super) body: Bytes,
+    pub(super) content: Vec<Bytes>,
 }
 
-/// What came back, whatever its status.
-#[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
-}
-
-impl Answer {
-    /// The code and message of an S3 error document; also a success may carry one.
-    pub(super) fn failure(&self) -> Option<Failure> {
-        let document: Option<ErrorDocument> = std::str::from_utf8(&self.body)
-            .ok()
-            .filter(|text| text.contains("<Error>") || text.contains("<Error "))
-            .and_then(|text| quick_xml::de::from_str(text).ok());
-        if self.status.is_success() && document.is_none() {
-            return None;
-        }
-        let ErrorDocument { code, message, region } = document.unwrap_or_default();
-        let region = region.or_else(|| self.header("x-amz-bucket-region").map(str::to_owned));
-        Some(Failure { status: self.status, code, message, region })
-    }
-
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        self.headers.get(name).and_then(|value| value.to_str().ok())
-    }
-
-    /// The XML document of a success.
-    pub(super) fn document<T: for<'de> Deserialize<'de>>(&self, shown: &str) -> Result<T> {
-        let text = std::str::from_utf8(&self.body).map_err(|error| store_error(shown, error))?;
-        quick_xml::de::from_str(text).map_err(|error| store_error(shown, error))
+impl<'a> Request<'a> {
+    /// A request without query, headers and body.
+    pub(super) fn new(operation: Operation, method: Method, key: &'a str) -> Self {
+        Self { operation, method, key, query: &[], headers: &[], content: Vec::new() }
     }
 }
 
@@ -150,6 +97,20 @@ pub(super) struct Failure {
 }
 
 impl Failure {
+    /// What an answer says, if that is an error document; also a success may carry one.
+    pub(super) fn of(answer: &Answer) -> Option<Self> {
+        let document: Option<ErrorDocument> = answer
+            .text()
+            .filter(|text| text.contains("<Error>") || text.contains("<Error "))
+            .and_then(|text| quick_xml::de::from_str(text).ok());
+        if answer.status.is_success() && document.is_none() {
+            return None;
+        }
+        let ErrorDocument { code, message, region } = document.unwrap_or_default();
+        let region = region.or_else(|| answer.header("x-amz-bucket-region").map(str::to_owned));
+        Some(Self { status: answer.status, code, message, region })
+    }
+
     pub(super) fn text(&self) -> String {
         match (self.code.as_str(), self.message.as_str()) {
             ("", _) => format!("HTTP {}", self.status.as_u16()),
@@ -168,33 +129,26 @@ struct ErrorDocument {
 }
 
 impl Client {
-    /// Sends one request, retrying what may be retried without changing its meaning: connections that were never
-    /// made, and answers 429, 5xx and 408. `repeatable` also retries when the answer was lost on the way.
-    pub(super) async fn send(&self, method: Method, request: &Request<'_>, repeatable: bool) -> Result<Answer> {
-        let shown = if request.key.is_empty() { self.bucket.as_str() } else { request.key };
-        let mut backoff = BACKOFF_FIRST;
-        for attempt in 1.. {
-            let signed = self.signed(method.clone(), request).await?;
-            let outcome = match self.http.execute(signed).await {
-                Ok(response) => read_answer(response).await,
-                Err(error) => Err(error),
-            };
-            let last = attempt == ATTEMPTS_MAX;
-            match outcome {
-                Ok(answer) if last || !is_retried(answer.status) => return Ok(answer),
-                Ok(answer) => tracing::debug!(status = answer.status.as_u16(), shown, "S3 request is tried again"),
-                Err(error) if last || !(repeatable || error.kind() == HttpErrorKind::Connect) => {
-                    return Err(self.connection_error(shown, error));
-                }
-                Err(error) => tracing::debug!(%error, shown, "S3 request is tried again"),
-            }
-            tokio::time::sleep(backoff).await;
-            backoff *= 2;
-        }
-        unreachable!("the last attempt returns")
+    /// Sends a request and takes the whole answer, whatever its status.
+    pub(super) async fn send(&self, request: &Request<'_>) -> Result<Answer> {
+        self.web.send(&self.to_web(request)).await
     }
 
-    async fn signed(&self, method: Method, request: &Request<'_>) -> Result<HttpRequest> {
+    /// Sends a request, and takes a failure for what it means.
+    pub(super) async fn ask(&self, request: &Request<'_>) -> Result<Answer> {
+        let answer = self.send(request).await?;
+        match Failure::of(&answer) {
+            None => Ok(answer),
+            Some(failure) => Err(self.failed(request.key, &failure)),
+        }
+    }
+
+    /// Sends a request of a call, and takes the head of its answer.
+    pub(super) async fn open(&self, request: &Request<'_>, call: &Call) -> Result<Opened> {
+        self.web.open(&self.to_web(request), call).await
+    }
+
+    fn to_web<'a>(&'a self, request: &Request<'a>) -> web::Request<'a> {
         let mut url = self.bucket_url.clone();
         // The bucket itself is asked without a trailing slash, as the service documents it.
         if !request.key.is_empty() {
@@ -207,45 +161,20 @@ impl Client {
             url.push('=');
             url.extend(utf8_percent_encode(value, STRICT));
         }
-        let mut http = http::Request::builder()
-            .method(method)
-            .uri(url)
-            .body(request.body.clone().into())
-            .map_err(|error| store_error(request.key, error))?;
-        // An empty body would go without its length, which Ceph refuses.
-        if request.body.is_empty() && matches!(*http.method(), Method::PUT | Method::POST) {
-            http.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        for (name, value) in request.headers {
-            let value = HeaderValue::from_str(value).map_err(|error| store_error(request.key, error))?;
-            http.headers_mut().insert(HeaderName::from_static(name), value);
-        }
-        if let Some(credentials) = &self.credentials {
-            let credential = credentials
-                .get_credential()
-                .await
-                .map_err(|error| Error::MissingKeys { endpoint: self.endpoint.clone(), reason: chain(&error) })?;
-            AwsAuthorizer::new(&credential, "s3", &self.region)
-                .with_sign_payload(self.sign_payload)
-                .with_request_payer(self.request_payer)
-                .try_authorize(&mut http, None)
-                .map_err(|error| store_error(request.key, error))?;
-        }
-        Ok(http)
-    }
-
-    fn connection_error(&self, shown: &str, error: HttpError) -> Error {
-        match error.kind() {
-            HttpErrorKind::Connect | HttpErrorKind::Timeout => {
-                Error::Unreachable { endpoint: self.endpoint.clone(), reason: chain(&error) }
-            }
-            _ => store_error(shown, error),
+        web::Request {
+            method: request.method.clone(),
+            url,
+            headers: request.headers,
+            content: request.content.clone(),
+            shown: if request.key.is_empty() { &self.bucket } else { request.key },
+            operation: request.operation,
+            repeat: Repeat::Harmless,
         }
     }
 
     /// The error that an S3 failure means, where the call has no better name for it.
     pub(super) fn failed(&self, shown: &str, failure: &Failure) -> Error {
-        let endpoint = || self.endpoint.clone();
+        let endpoint = || self.web.endpoint.clone();
         let reason = failure.text();
         match (failure.status.as_u16(), failure.code.as_str()) {
             (_, "NoSuchBucket") => Error::MissingBucket { bucket: self.bucket.clone(), endpoint: endpoint() },
@@ -270,45 +199,6 @@ impl Client {
     }
 }
 
-fn is_retried(status: StatusCode) -> bool {
-    // 501 means that the server has no such thing, and will not have it in a moment.
-    matches!(status.as_u16(), 408 | 429 | 500 | 502..)
-}
-
-async fn read_answer(response: HttpResponse) -> Result<Answer, HttpError> {
-    use futures::StreamExt;
-
-    let (parts, body) = response.into_parts();
-    let mut stream = body.bytes_stream();
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream.next().await {
-        bytes.extend_from_slice(&chunk?);
-        if bytes.len() > ANSWER_BYTES_MAX {
-            return Err(HttpError::new(HttpErrorKind::Decode, std::io::Error::other("the answer is too large")));
-        }
-    }
-    Ok(Answer { status: parts.status, headers: parts.headers, body: bytes.into() })
-}
-
-/// An error with what caused it, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
-        source = error.source();
-    }
-    text
-}
-
-/// Percent-encodes a copy source.
-pub(super) fn encode_path(key: &str) -> String {
-    utf8_percent_encode(key, STRICT_PATH).to_string()
-}
-
 /// Undoes `encoding-type=url`; bytes that are no UTF-8 become an error value, not a failure of the list.
 pub(super) fn decode_key(encoded: &str) -> std::result::Result<String, String> {
     // Servers write a space as `+`, as forms do, and a plus as `%2B`.
@@ -319,26 +209,25 @@ pub(super) fn decode_key(encoded: &str) -> std::result::Result<String, String> {
     }
 }
 
-/// Milliseconds since 1970 of an RFC 3339 time; zero if it is none.
-pub(super) fn time_ms(text: &str) -> i64 {
-    chrono::DateTime::parse_from_rfc3339(text).map_or(0, |time| time.timestamp_millis())
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use http::HeaderMap;
+    use proptest::prelude::*;
 
-    fn answer(status: u16, body: &str) -> Answer {
+    use super::*;
+    use crate::web::encode_path;
+
+    fn failure(status: u16, body: &str) -> Option<Failure> {
         let status = StatusCode::from_u16(status).unwrap();
-        Answer { status, headers: HeaderMap::new(), body: Bytes::copy_from_slice(body.as_bytes()) }
+        Failure::of(&Answer { status, headers: HeaderMap::new(), body: Bytes::copy_from_slice(body.as_bytes()) })
     }
 
     #[test]
     fn errors_are_read_from_any_status() {
         let body = "<?xml version=\"1.0\"?><Error><Code>InternalError</Code><Message>m</Message></Error>";
-        assert_eq!(answer(200, body).failure().unwrap().text(), "InternalError: m");
-        assert_eq!(answer(500, "").failure().unwrap().text(), "HTTP 500");
-        assert!(answer(200, "<Fine/>").failure().is_none());
+        assert_eq!(failure(200, body).unwrap().text(), "InternalError: m");
+        assert_eq!(failure(500, "").unwrap().text(), "HTTP 500");
+        assert!(failure(200, "<Fine/>").is_none());
     }
 
     #[test]
@@ -346,6 +235,14 @@ mod tests {
         assert_eq!(decode_key("a+b%2Bc%25").unwrap(), "a b+c%");
         assert_eq!(decode_key("%C3%BC").unwrap(), "ü");
         assert!(decode_key("%FF").is_err());
-        assert_eq!(encode_path("a b/ü+%#?"), "a%20b/%C3%BC%2B%25%23%3F");
+    }
+
+    proptest! {
+        /// What a server decodes from our requests, and we from its encoded answers. A name that reads back as another
+        /// one would be another file.
+        #[test]
+        fn keys_are_sent_and_listed_as_they_are(key in "\\PC{1,60}") {
+            prop_assert_eq!(decode_key(&encode_path(&key)).unwrap(), key);
+        }
     }
 }

@@ -6,7 +6,6 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
 };
 
 use object_store::{
@@ -18,17 +17,14 @@ use url::Url;
 
 use super::{
     S3,
-    client::{Client, Connector, chain},
+    client::{AwsSigner, Client},
 };
-use crate::{Error, Result, Secret, Traffic, mount::nearest, object::Objects, redact};
-
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may send nothing. There is no limit on the whole of a transfer.
-const STALL_TIMEOUT: Duration = Duration::from_secs(20);
-/// Tries of one `object_store` request after the first, and how long they may go on.
-const RETRIES_MAX: usize = 4;
-const RETRY_TIMEOUT: Duration = Duration::from_secs(60);
+use crate::{
+    Error, Governor, Result, Secret, Traffic, TrafficSettings,
+    object::Objects,
+    redact,
+    web::{Signer, Web, chain},
+};
 
 /// What users most often set; the advice for an unknown option names the nearest of these.
 const USUAL: &[&str] = &[
@@ -45,38 +41,34 @@ const USUAL: &[&str] = &[
     "aws_web_identity_token_file",
     "aws_role_arn",
     "allow_invalid_certificates",
-    "connect_timeout",
-    "read_timeout",
-    "timeout",
     "proxy_url",
 ];
 
 /// Reads `s3://bucket[/prefix]` and its options.
 pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<Objects> {
-    let traffic = Arc::new(Traffic::default());
-    let (s3, prefix) = connect(uri, options, Arc::clone(&traffic))?;
+    let (s3, prefix) = connect(uri, options)?;
+    let traffic = s3.client.web.traffic.clone();
     Ok(Objects::new(redact(uri), prefix, traffic, Box::new(s3)))
 }
 
 /// The bucket of a URI, and the prefix in it.
-pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>, traffic: Arc<Traffic>) -> Result<(S3, String)> {
+pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(S3, String)> {
     let shown = redact(uri);
     let (bucket, prefix) = split_uri(uri, &shown)?;
-    let connector = Connector::new(traffic);
-    let client_options = ClientOptions::new()
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_timeout_disabled()
-        .with_read_timeout(STALL_TIMEOUT);
-    let retry = RetryConfig { max_retries: RETRIES_MAX, retry_timeout: RETRY_TIMEOUT, ..Default::default() };
+    let (rules, options) = TrafficSettings::split(options, &shown)?;
+    // Time limits and retries are those of the mount's traffic, which has them below `object_store`.
+    let client_options = ClientOptions::new().with_connect_timeout(rules.connect_timeout).with_timeout_disabled();
+    let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+    let governor = Governor::new(Traffic::new(rules));
     let mut settings = Vec::new();
-    for (name, value) in options {
+    for (name, value) in &options {
         settings.push((option_key(name, &shown)?, value.expose().to_owned()));
     }
     let mut builder = AmazonS3Builder::new()
         .with_client_options(client_options)
         .with_retry(retry)
         .with_bucket_name(&bucket)
-        .with_http_connector(connector.clone());
+        .with_http_connector(governor.clone());
     for (key, value) in environment(&settings).into_iter().chain(settings) {
         builder = builder.with_config(key, value);
     }
@@ -102,18 +94,18 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>, traffic: Ar
         (is_set(AmazonS3ConfigKey::SkipSignature), is_set(AmazonS3ConfigKey::UnsignedPayload));
     let request_payer = is_set(AmazonS3ConfigKey::RequestPayer);
     let objects = builder.build().map_err(|error| built_badly(&error, &shown))?;
-    let client = Client {
-        http: connector.client(),
-        credentials: (!skip_signature).then(|| Arc::clone(objects.credentials())),
-        region,
+    let (http, traffic) = governor.last().expect("the builder connects before it returns");
+    let signer = AwsSigner {
+        credentials: Arc::clone(objects.credentials()),
+        region: region.clone(),
         sign_payload: !unsigned,
         request_payer,
-        bucket,
-        bucket_url,
-        is_amazon,
-        endpoint,
+        endpoint: endpoint.clone(),
     };
-    Ok((S3 { objects, client, wants_bare_etags: AtomicBool::new(false) }, prefix))
+    let signer = (!skip_signature).then(|| Arc::new(signer) as Arc<dyn Signer>);
+    let web = Web::new(http, traffic, endpoint, signer);
+    let client = Client { web, region, bucket, bucket_url, is_amazon };
+    Ok((S3 { client, wants_bare_etags: AtomicBool::new(false) }, prefix))
 }
 
 /// Bucket and prefix; the prefix has no slash at either end.
@@ -190,14 +182,8 @@ fn option_key(name: &str, shown: &str) -> Result<AmazonS3ConfigKey> {
         option: name.to_owned(),
         reason: reason.to_owned(),
     };
-    let key = name.to_ascii_lowercase().parse().map_err(|_| Error::UnknownOption {
-        uri: shown.to_owned(),
-        option: name.to_owned(),
-        advice: match nearest(name, USUAL) {
-            Some(meant) => format!("did you mean {meant}?"),
-            None => format!("the usual ones are {}", USUAL.join(", ")),
-        },
-    })?;
+    let key = name.to_ascii_lowercase().parse();
+    let key = key.map_err(|_| TrafficSettings::unknown_option(name, USUAL, shown))?;
     match key {
         AmazonS3ConfigKey::Bucket => Err(invalid("the bucket is named in the URI; leave this option out")),
         key if is_unsupported(&key) => Err(invalid(

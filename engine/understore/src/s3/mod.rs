@@ -38,34 +38,25 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::StreamExt;
 use http::Method;
-use object_store::{
-    Attribute, Attributes, GetOptions, GetRange, ObjectStore, PutMode, PutOptions, PutPayload, PutResult,
-    UpdateVersion,
-    aws::AmazonS3,
-    client::{HttpError, HttpErrorKind},
-    multipart::MultipartStore,
-    path::Path,
-};
 
 #[cfg(feature = "testing")]
 pub(crate) use self::connect::connect;
 pub(crate) use self::connect::open;
 use self::{
-    client::{Answer, Client, Request, chain, encode_path},
+    client::{Client, Failure, Request},
     xml::{CompleteAnswer, InitiateAnswer, ListAnswer, UploadsAnswer, complete_body},
 };
 use crate::{
-    Condition, Error, FileId, Part, Result,
+    Call, Condition, Error, FileId, Operation, Part, Result,
     object::{Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, store_error, text_of},
     store::Compares,
+    web::{Answer, Opened, encode_path, header_of, http_time_ms},
 };
 
 /// How long [`Protocol::check`] may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// Name of the metadata that says which write of Citius an object is, and of the header that carries it.
-const FILE_ID_NAME: &str = "citius-file";
+/// The header that says which write of Citius an object is.
 const FILE_ID_HEADER: &str = "x-amz-meta-citius-file";
 
 /// What S3 allows. It wants parts of at least 5 MiB.
@@ -79,48 +70,29 @@ const RULES: Rules = Rules {
     complete: Compares::JustBefore,
 };
 
+/// The first pause of one; it grows with each.
+const RACE_PAUSE: Duration = Duration::from_millis(50);
+/// How often a write that races others under a condition is sent again.
+const RACES_MAX: u32 = 4;
+
 /// A bucket at work.
 pub(crate) struct S3 {
-    /// Streaming reads, puts and parts.
-    objects: AmazonS3,
-    /// Everything else.
     client: Client,
     /// Whether conditions hold only of etags without their quotes, as Ceph before 17 has it.
     wants_bare_etags: AtomicBool,
 }
 
 impl S3 {
-    /// The error that `object_store` means, for requests that it makes.
-    fn objects_error(&self, key: &str, error: object_store::Error) -> Error {
-        let shown = key.to_owned();
-        match error {
-            object_store::Error::NotFound { .. } => Error::NotFound { path: shown },
-            object_store::Error::PermissionDenied { source, .. } => {
-                Error::PermissionDenied { path: shown, reason: chain(&*source) }
+    /// Sends a write whose conditions the server judges, until they are judged: who races others is told to try again.
+    async fn judged(&self, request: &Request<'_>) -> Result<Answer> {
+        let mut races = 0;
+        loop {
+            let answer = self.client.send(request).await?;
+            if answer.status != 409 || races == RACES_MAX {
+                return Ok(answer);
             }
-            object_store::Error::Unauthenticated { source, .. } => {
-                Error::WrongKeys { endpoint: self.client.endpoint.clone(), reason: chain(&*source) }
-            }
-            object_store::Error::InvalidPath { source } => {
-                Error::Unnameable { path: shown, reason: source.to_string() }
-            }
-            other => match connection_failure(&other) {
-                Some(reason) => Error::Unreachable { endpoint: self.client.endpoint.clone(), reason },
-                None => store_error(key, other),
-            },
-        }
-    }
-
-    fn path(&self, key: &str) -> Result<Path> {
-        Path::parse(key).map_err(|error| self.objects_error(key, error.into()))
-    }
-
-    /// Sends a request that may be repeated, and takes a failure for what it means.
-    async fn ask(&self, method: Method, request: &Request<'_>) -> Result<Answer> {
-        let answer = self.client.send(method, request, true).await?;
-        match answer.failure() {
-            None => Ok(answer),
-            Some(failure) => Err(self.client.failed(request.key, &failure)),
+            races += 1;
+            tokio::time::sleep(RACE_PAUSE * races).await;
         }
     }
 
@@ -128,23 +100,24 @@ impl S3 {
     async fn try_put(
         &self,
         key: &str,
-        payload: PutPayload,
+        content: Vec<Bytes>,
         file_id: FileId,
         condition: &Condition,
         is_bare: bool,
-    ) -> Result<object_store::Result<PutResult>> {
-        let mode = match condition {
-            Condition::Any => PutMode::Overwrite,
-            Condition::MustNotExist => PutMode::Create,
+    ) -> Result<Answer> {
+        let id = file_id.to_string();
+        let mut headers = vec![("content-type", "application/octet-stream"), (FILE_ID_HEADER, id.as_str())];
+        match condition {
+            Condition::Any => {}
+            Condition::MustNotExist => headers.push(("if-none-match", "*")),
             Condition::Replaces(token) => {
-                let etag = text_of(token).map(|etag| if is_bare { etag.trim_matches('"') } else { etag });
-                PutMode::Update(UpdateVersion { e_tag: etag.map(str::to_owned), version: None })
+                let etag = text_of(token).unwrap_or_default();
+                headers.push(("if-match", if is_bare { etag.trim_matches('"') } else { etag }));
             }
-        };
-        let mut attributes = Attributes::new();
-        attributes.insert(Attribute::Metadata(FILE_ID_NAME.into()), file_id.to_string().into());
-        let options = PutOptions { mode, attributes, ..PutOptions::default() };
-        Ok(self.objects.put_opts(&self.path(key)?, payload, options).await)
+        }
+        // Sent again although it may have a condition: a refusal of our own object is recognized by who asked.
+        let put = Request { headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
+        self.judged(&put).await
     }
 
     /// The version of what was just written, for servers that do not say it.
@@ -164,18 +137,23 @@ impl S3 {
         if let Some(from) = from {
             query.extend([("key-marker", from.key.as_str()), ("upload-id-marker", from.id.as_str())]);
         }
-        let answer = self.client.send(Method::GET, &Request { query: &query, ..Request::default() }, true).await?;
-        match answer.failure() {
+        self.ask_bucket(prefix, &query).await?.document(prefix)
+    }
+
+    /// Asks the bucket about the keys under a prefix.
+    async fn ask_bucket(&self, prefix: &str, query: &[(&str, &str)]) -> Result<Answer> {
+        let answer = self.client.send(&Request { query, ..Request::new(Operation::List, Method::GET, "") }).await?;
+        match Failure::of(&answer) {
+            None => Ok(answer),
             Some(failure) => Err(self.client.failed(prefix, &failure)),
-            None => answer.document(prefix),
         }
     }
 
     /// Creates the bucket, for tests that bring their own server.
     #[cfg(feature = "testing")]
     pub(crate) async fn create_bucket(&self) -> Result<()> {
-        let answer = self.client.send(Method::PUT, &Request::default(), true).await?;
-        match answer.failure() {
+        let answer = self.client.send(&Request::new(Operation::Change, Method::PUT, "")).await?;
+        match Failure::of(&answer) {
             None => Ok(()),
             Some(failure) if failure.code == "BucketAlreadyOwnedByYou" => Ok(()),
             Some(failure) => Err(self.client.failed(&self.client.bucket, &failure)),
@@ -186,7 +164,7 @@ impl S3 {
 #[async_trait]
 impl Protocol for S3 {
     fn endpoint(&self) -> &str {
-        &self.client.endpoint
+        &self.client.web.endpoint
     }
 
     fn rules(&self) -> Rules {
@@ -195,26 +173,19 @@ impl Protocol for S3 {
     }
 
     async fn check(&self, prefix: &str) -> Result<()> {
-        let endpoint = || self.client.endpoint.clone();
+        let endpoint = || self.client.web.endpoint.clone();
         let late = |who: &str| format!("no answer from {who} within {} s", CHECK_TIMEOUT.as_secs());
         // Where no keys are given, a machine's metadata service is asked for them, and seldom is there one.
-        if let Some(credentials) = &self.client.credentials {
-            let reason = match tokio::time::timeout(CHECK_TIMEOUT, credentials.get_credential()).await {
-                Ok(Ok(_)) => None,
-                Ok(Err(error)) => Some(chain(&error)),
-                Err(_) => Some(late("the source of keys")),
-            };
-            if let Some(reason) = reason {
-                return Err(Error::MissingKeys { endpoint: endpoint(), reason });
-            }
+        match tokio::time::timeout(CHECK_TIMEOUT, self.client.web.find_keys()).await {
+            Ok(found) => found?,
+            Err(_) => return Err(Error::MissingKeys { endpoint: endpoint(), reason: late("the source of keys") }),
         }
         let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", prefix)];
-        let request = Request { query: &query, ..Request::default() };
-        let asking = tokio::time::timeout(CHECK_TIMEOUT, self.client.send(Method::GET, &request, true));
-        let Ok(answer) = asking.await else {
+        let request = Request { query: &query, ..Request::new(Operation::List, Method::GET, "") };
+        let Ok(answer) = tokio::time::timeout(CHECK_TIMEOUT, self.client.send(&request)).await else {
             return Err(Error::Unreachable { endpoint: endpoint(), reason: late("it") });
         };
-        match answer?.failure() {
+        match Failure::of(&answer?) {
             None => Ok(()),
             Some(failure) if failure.status == 404 => {
                 Err(Error::MissingBucket { bucket: self.client.bucket.clone(), endpoint: endpoint() })
@@ -224,36 +195,33 @@ impl Protocol for S3 {
     }
 
     async fn head(&self, key: &str) -> Result<Head> {
-        let answer = self.ask(Method::HEAD, &Request { key, ..Request::default() }).await?;
+        let answer = self.client.ask(&Request::new(Operation::Stat, Method::HEAD, key)).await?;
         let len = answer.header("content-length").and_then(|len| len.parse().ok());
-        let mtime = answer.header("last-modified").and_then(|text| chrono::DateTime::parse_from_rfc2822(text).ok());
         let object = Object {
             len: len.ok_or_else(|| store_error(key, "the store gives no length"))?,
             version: answer.header("etag").unwrap_or_default().to_owned(),
-            mtime_ms: mtime.map_or(0, |time| time.timestamp_millis()),
+            mtime_ms: answer.header("last-modified").map_or(0, http_time_ms),
         };
         Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
     }
 
-    async fn get(&self, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
-        let options = GetOptions {
-            if_match: Some(version.to_owned()),
-            range: Some(GetRange::Bounded(range)),
-            ..GetOptions::default()
-        };
-        let result = self.objects.get_opts(&self.path(key)?, options).await.map_err(|error| match error {
-            object_store::Error::Precondition { .. } => Error::VersionChanged { path: key.to_owned() },
-            other => self.objects_error(key, other),
-        })?;
-        let (range, version) = (result.range.clone(), result.meta.e_tag.clone().unwrap_or_default());
-        let (endpoint, key) = (self.client.endpoint.clone(), key.to_owned());
-        let chunks = result.into_stream().map(move |chunk| {
-            chunk.map_err(|error| match connection_failure(&error) {
-                Some(reason) => Error::Unreachable { endpoint: endpoint.clone(), reason },
-                None => store_error(&key, error),
-            })
-        });
-        Ok(Content { range, version, chunks: chunks.boxed() })
+    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
+        let wanted = format!("bytes={}-{}", range.start, range.end - 1);
+        let headers = [("if-match", version), ("range", wanted.as_str())];
+        let request = Request { headers: &headers, ..Request::new(Operation::Read, Method::GET, key) };
+        match self.client.open(&request, call).await? {
+            Opened::Flowing { headers, range, chunks } => {
+                Ok(Content { range, version: header_of(&headers, "etag").unwrap_or_default().to_owned(), chunks })
+            }
+            Opened::Failed(answer) => Err(match Failure::of(&answer) {
+                // An object that is shorter now is another one.
+                Some(failure) if matches!(failure.status.as_u16(), 412 | 416) => {
+                    Error::VersionChanged { path: key.to_owned() }
+                }
+                Some(failure) => self.client.failed(key, &failure),
+                None => store_error(key, "the store gives neither content nor an error"),
+            }),
+        }
     }
 
     async fn keys(&self, ask: &Ask<'_>) -> Result<Keys> {
@@ -268,46 +236,38 @@ impl Protocol for S3 {
             Begin::After(key) => query.push(("start-after", key)),
             Begin::Token(token) => query.push(("continuation-token", token)),
         }
-        let request = Request { query: &query, ..Request::default() };
-        let answer = self.client.send(Method::GET, &request, true).await?;
-        match answer.failure() {
-            Some(failure) => Err(self.client.failed(ask.prefix, &failure)),
-            None => Ok(answer.document::<ListAnswer>(ask.prefix)?.into()),
-        }
+        Ok(self.ask_bucket(ask.prefix, &query).await?.document::<ListAnswer>(ask.prefix)?.into())
     }
 
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
-        use object_store::Error as Refusal;
-
-        let payload = PutPayload::from_iter(content);
         let mut is_bare = self.wants_bare_etags.load(Relaxed);
         loop {
-            match self.try_put(key, payload.clone(), file_id, condition, is_bare).await? {
-                Ok(put) => {
-                    self.wants_bare_etags.fetch_or(is_bare, Relaxed);
-                    let version = put.e_tag.unwrap_or_default();
-                    return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version) };
-                }
-                Err(Refusal::AlreadyExists { .. } | Refusal::Precondition { .. }) => {
-                    // Where the very version is there that was to be replaced, it was not understood.
-                    if let Condition::Replaces(token) = condition
-                        && !is_bare
-                        && matches!(self.head(key).await, Ok(head) if Some(head.object.version.as_str()) == text_of(token))
-                    {
-                        is_bare = true;
-                        continue;
-                    }
-                    return Err(refused(key, condition, "it is another version, or gone"));
-                }
-                Err(other) => return Err(self.objects_error(key, other)),
+            let answer = self.try_put(key, content.clone(), file_id, condition, is_bare).await?;
+            let Some(failure) = Failure::of(&answer) else {
+                self.wants_bare_etags.fetch_or(is_bare, Relaxed);
+                let version = answer.header("etag").unwrap_or_default();
+                return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version.to_owned()) };
+            };
+            if !refuses(&failure, condition) {
+                return Err(self.client.failed(key, &failure));
             }
+            // Where the very version is there that was to be replaced, it was not understood.
+            if let Condition::Replaces(token) = condition
+                && !is_bare
+                && matches!(self.head(key).await, Ok(head) if Some(head.object.version.as_str()) == text_of(token))
+            {
+                is_bare = true;
+                continue;
+            }
+            return Err(refused(key, condition, &failure));
         }
     }
 
     async fn put_marker(&self, key: &str) -> Result<()> {
         debug_assert!(key.ends_with('/'));
         let headers = [("content-type", "application/x-directory")];
-        self.ask(Method::PUT, &Request { key, headers: &headers, ..Request::default() }).await.map(drop)
+        let put = Request { headers: &headers, ..Request::new(Operation::Change, Method::PUT, key) };
+        self.client.ask(&put).await.map(drop)
     }
 
     async fn delete(&self, key: &str, version: Option<&str>) -> Result<()> {
@@ -315,8 +275,8 @@ impl Protocol for S3 {
             Some(etag) => &[("if-match", *etag)],
             None => &[],
         };
-        let answer = self.client.send(Method::DELETE, &Request { key, headers, ..Request::default() }, true).await?;
-        match answer.failure() {
+        let delete = Request { headers, ..Request::new(Operation::Change, Method::DELETE, key) };
+        match Failure::of(&self.client.send(&delete).await?) {
             None => Ok(()),
             Some(failure) if failure.status == 404 && failure.code != "NoSuchBucket" => Ok(()),
             Some(failure) if failure.status == 412 => {
@@ -333,9 +293,8 @@ impl Protocol for S3 {
         if create_only {
             headers.push(("if-none-match", "*"));
         }
-        let request = Request { key: to, headers: &headers, ..Request::default() };
-        let answer = self.client.send(Method::PUT, &request, true).await?;
-        if let Some(failure) = answer.failure() {
+        let request = Request { headers: &headers, ..Request::new(Operation::Change, Method::PUT, to) };
+        if let Some(failure) = Failure::of(&self.client.send(&request).await?) {
             return Err(match failure.status.as_u16() {
                 412 if create_only => Error::AlreadyExists { path: to.to_owned() },
                 412 => Error::VersionChanged { path: from.to_owned() },
@@ -355,16 +314,22 @@ impl Protocol for S3 {
     async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
         let id = file_id.to_string();
         let headers = [(FILE_ID_HEADER, id.as_str())];
-        let request = Request { key, query: &[("uploads", "")], headers: &headers, body: Bytes::new() };
-        Ok(self.ask(Method::POST, &request).await?.document::<InitiateAnswer>(key)?.upload_id)
+        let begin = Request {
+            query: &[("uploads", "")],
+            headers: &headers,
+            ..Request::new(Operation::Write, Method::POST, key)
+        };
+        Ok(self.client.ask(&begin).await?.document::<InitiateAnswer>(key)?.upload_id)
     }
 
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
         let len = content.iter().map(|bytes| bytes.len() as u64).sum();
-        let (path, index) = (self.path(key)?, number as usize - 1);
-        let part = self.objects.put_part(&path, &upload_id.to_owned(), index, PutPayload::from_iter(content)).await;
-        let part = part.map_err(|error| self.objects_error(key, error))?;
-        Ok(Part { number, len, tag: part.content_id })
+        let text = number.to_string();
+        let query = [("partNumber", text.as_str()), ("uploadId", upload_id)];
+        let put = Request { query: &query, content, ..Request::new(Operation::Write, Method::PUT, key) };
+        let answer = self.client.ask(&put).await?;
+        let tag = answer.header("etag").ok_or_else(|| store_error(key, "the store gives a part no etag"))?;
+        Ok(Part { number, len, tag: tag.to_owned() })
     }
 
     async fn complete_upload(
@@ -381,28 +346,32 @@ impl Protocol for S3 {
             Condition::MustNotExist => headers.push(("if-none-match", "*")),
             Condition::Replaces(token) => headers.push(("if-match", text_of(token).unwrap_or_default())),
         }
-        let request = Request { key, query: &[("uploadId", upload_id)], headers: &headers, body: complete_body(parts) };
-        let answer = self.client.send(Method::POST, &request, true).await?;
-        let Some(failure) = answer.failure() else {
+        let complete = Request {
+            query: &[("uploadId", upload_id)],
+            headers: &headers,
+            content: vec![complete_body(parts)],
+            ..Request::new(Operation::Write, Method::POST, key)
+        };
+        let answer = self.judged(&complete).await?;
+        let Some(failure) = Failure::of(&answer) else {
             let etag = answer.document::<CompleteAnswer>(key)?.etag;
             return if etag.trim_matches('"').is_empty() { self.version_of(key, file_id).await } else { Ok(etag) };
         };
-        Err(match (failure.status.as_u16(), condition) {
-            (404, _) if failure.code == "NoSuchUpload" => Error::StagedLost {
+        Err(match failure.status.as_u16() {
+            404 if failure.code == "NoSuchUpload" => Error::StagedLost {
                 path: key.to_owned(),
                 file_id: file_id.to_string(),
                 reason: "the upload was aborted or completed".into(),
             },
-            (412 | 409, _) => refused(key, condition, &format!("the store says {}", failure.text())),
-            (404, _) => Error::Conflict { path: key.to_owned(), reason: format!("the store says {}", failure.text()) },
+            _ if refuses(&failure, condition) => refused(key, condition, &failure),
             _ => self.client.failed(key, &failure),
         })
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
-        let request = Request { key, query: &[("uploadId", upload_id)], ..Request::default() };
-        let answer = self.client.send(Method::DELETE, &request, true).await?;
-        match answer.failure() {
+        let query = [("uploadId", upload_id)];
+        let abort = Request { query: &query, ..Request::new(Operation::Change, Method::DELETE, key) };
+        match Failure::of(&self.client.send(&abort).await?) {
             Some(failure) if failure.status != 404 => Err(self.client.failed(key, &failure)),
             _ => Ok(()),
         }
@@ -415,45 +384,19 @@ impl Protocol for S3 {
     }
 }
 
-/// That a condition of a publication does not hold.
-fn refused(key: &str, condition: &Condition, reason: &str) -> Error {
+/// Whether a failure says that the condition of a publication does not hold. An object that was to be replaced and is gone
+/// is one way of that.
+fn refuses(failure: &Failure, condition: &Condition) -> bool {
+    match failure.status.as_u16() {
+        409 | 412 => true,
+        404 => matches!(condition, Condition::Replaces(_)) && failure.code != "NoSuchBucket",
+        _ => false,
+    }
+}
+
+fn refused(key: &str, condition: &Condition, failure: &Failure) -> Error {
     match condition {
-        Condition::MustNotExist => Error::AlreadyExists { path: key.to_owned() },
-        _ => Error::Conflict { path: key.to_owned(), reason: reason.to_owned() },
-    }
-}
-
-/// What the connection said, if the request failed for want of one.
-fn connection_failure(error: &object_store::Error) -> Option<String> {
-    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = source {
-        if let Some(http) = error.downcast_ref::<HttpError>() {
-            let lost =
-                matches!(http.kind(), HttpErrorKind::Connect | HttpErrorKind::Timeout | HttpErrorKind::Interrupted);
-            return lost.then(|| chain(http));
-        }
-        source = error.source();
-    }
-    None
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    proptest! {
-        /// A name that reads back as another one would be another file.
-        #[test]
-        fn keys_are_sent_and_listed_as_they_are(names in prop::collection::vec("[\\PC&&[^/]]{1,20}", 1..5)) {
-            prop_assume!(names.iter().all(|name| name != "." && name != ".."));
-            let key = names.join("/");
-            // What object_store sends.
-            let parsed = Path::parse(&key).unwrap();
-            prop_assert_eq!(parsed.as_ref(), &key);
-            // What a server decodes from our own requests, and we from its encoded answers.
-            prop_assert_eq!(client::decode_key(&encode_path(&key)).unwrap(), key);
-        }
+        Condition::MustNotExist if failure.status == 412 => Error::AlreadyExists { path: key.to_owned() },
+        _ => Error::Conflict { path: key.to_owned(), reason: format!("the store says {}", failure.text()) },
     }
 }

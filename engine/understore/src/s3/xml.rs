@@ -5,10 +5,11 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::client::{decode_key, time_ms};
+use super::client::decode_key;
 use crate::{
     Part,
     object::{Key, Keys, Object, Upload, Uploads, UploadsFrom},
+    web::rfc3339_ms,
 };
 
 /// One page of keys.
@@ -49,7 +50,7 @@ impl From<ListAnswer> for Keys {
         let decode = |key: String| if encoded { decode_key(&key) } else { Ok(key) };
         let objects = page.contents.into_iter().map(|found| Key {
             name: decode(found.key),
-            object: Some(Object { len: found.size, version: found.etag, mtime_ms: time_ms(&found.last_modified) }),
+            object: Some(Object { len: found.size, version: found.etag, mtime_ms: rfc3339_ms(&found.last_modified) }),
         });
         let prefixes = page.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
         Self {
@@ -107,7 +108,7 @@ impl From<UploadsAnswer> for Uploads {
         let uploads = page.uploads.into_iter().map(|found| Upload {
             key: if encoded { decode_key(&found.key).ok() } else { Some(found.key) },
             id: found.upload_id,
-            begun_ms: time_ms(&found.initiated),
+            begun_ms: rfc3339_ms(&found.initiated),
         });
         let decode = |text: String| if encoded { decode_key(&text).unwrap_or(text) } else { text };
         let next = page.next_key_marker.filter(|_| page.is_truncated);

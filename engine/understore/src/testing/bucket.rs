@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::{
-    Compares, Condition, Error, FileId, Part, Result, Traffic, UnderStore,
+    Call, Compares, Condition, Error, FileId, Part, Result, Traffic, UnderStore,
     object::{
         Ask, Begin, Content, Head, Key, Keys, Object, Objects, Protocol, Rules, Upload, Uploads, UploadsFrom,
         store_error, text_of,
@@ -114,7 +114,7 @@ struct State {
 #[derive(Clone)]
 pub struct Bucket {
     state: Arc<Mutex<State>>,
-    traffic: Arc<Traffic>,
+    traffic: Traffic,
     hook: Arc<Hook>,
 }
 
@@ -127,13 +127,13 @@ impl Default for Bucket {
 impl Bucket {
     /// An empty bucket whose requests meet what the hook says; it is asked with the request and its key or prefix.
     pub fn with_faults(hook: impl Fn(Request, &str) -> RequestFault + Send + Sync + 'static) -> Self {
-        Self { state: Arc::default(), traffic: Arc::default(), hook: Arc::new(hook) }
+        Self { state: Arc::default(), traffic: Traffic::default(), hook: Arc::new(hook) }
     }
 
     /// The under-store at a prefix of the bucket, which has no slash at either end.
     pub fn mount(&self, prefix: &str) -> Arc<dyn UnderStore> {
-        let (uri, traffic) = (format!("bucket://memory/{prefix}"), Arc::<Traffic>::default());
-        let protocol = Self { traffic: Arc::clone(&traffic), ..self.clone() };
+        let (uri, traffic) = (format!("bucket://memory/{prefix}"), Traffic::default());
+        let protocol = Self { traffic: traffic.clone(), ..self.clone() };
         Arc::new(Objects::new(uri, prefix.to_owned(), traffic, Box::new(protocol)))
     }
 
@@ -240,7 +240,7 @@ impl Protocol for Bucket {
         answer(fault, key, Head { object: stored.object(), file_id: stored.file_id })
     }
 
-    async fn get(&self, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
+    async fn get(&self, _call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
         let fault = self.meet(Request::Get, key)?;
         let stored = self.state.lock().objects.get(key).cloned();
         let stored = stored.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;

@@ -308,7 +308,21 @@ fn counters() -> Counters {
 }
 
 fn traffic() -> MountTraffic {
-    MountTraffic { mount: MountId(1), read_requests: 2, read_bytes: 65_536, other_requests: 1, write_bytes: 5 }
+    let latency = Latency { buckets: vec![0, 0, 2], sum_us: 900 };
+    MountTraffic {
+        mount: MountId(1),
+        read_requests: 2,
+        read_bytes: 65_536,
+        other_requests: 1,
+        write_bytes: 5,
+        retries: 3,
+        failures: [0, 1, 0, 2, 0, 0],
+        latencies: std::array::from_fn(|_| latency.clone()),
+        concurrency_limit: 64,
+        breaker: BreakerState::Open,
+        breaker_reason: "connection refused".into(),
+        ..MountTraffic::default()
+    }
 }
 
 fn file_info() -> FileInfo {
@@ -347,7 +361,7 @@ fn mount_info() -> MountInfo {
         options: vec![("aws_secret_access_key".into(), "***".into())],
         read_only: false,
         sync_interval_ms: -1,
-        traffic: traffic(),
+        traffic: Box::new(traffic()),
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     io,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -64,7 +63,7 @@ impl S3Bucket {
 
     async fn try_make(&self) -> crate::Result<()> {
         let spec = self.mount("");
-        let (bucket, _) = s3::connect(&spec.uri, &spec.options, Arc::default())?;
+        let (bucket, _) = s3::connect(&spec.uri, &spec.options)?;
         bucket.create_bucket().await?;
         let store = crate::open(&spec)?;
         let path = StorePath::parse("ready")?;
