@@ -81,6 +81,16 @@ pub enum Error {
         /// What the connection said.
         reason: String,
     },
+    /// Somebody answers at the endpoint, and is not whom we trust, or speaks no TLS.
+    #[error(
+        "no safe connection to {endpoint} ({reason}); see that its certificate is valid for this name and signed by an authority that this machine trusts, and that the port speaks TLS; a test server may be mounted with allow_invalid_certificates=true"
+    )]
+    Untrusted {
+        /// The endpoint.
+        endpoint: String,
+        /// What the handshake said.
+        reason: String,
+    },
     /// The store knows no such key, or the signature was made with another secret.
     #[error("{endpoint} refused the keys ({reason}); check aws_access_key_id and aws_secret_access_key")]
     WrongKeys {
@@ -373,6 +383,7 @@ impl Error {
             | Self::WrongRegion { .. } => ErrorClass::InvalidArgument,
             Self::WrongKeys { .. }
             | Self::MissingKeys { .. }
+            | Self::Untrusted { .. }
             | Self::ClockSkew { .. }
             | Self::PermissionDenied { .. } => ErrorClass::PermissionDenied,
             Self::NotFound { .. } => ErrorClass::NotFound,

@@ -27,6 +27,7 @@
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
 mod bridge;
+mod diagnose;
 mod error;
 mod local;
 #[cfg(feature = "testing")]
@@ -46,6 +47,7 @@ mod traffic;
 mod web;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
+pub use diagnose::{Ability, Diagnosis, Known, Outcome, Probe, Step, declared, diagnose, diagnose_open};
 pub use error::{Error, ErrorClass, Result, Source};
 pub use local::{LocalDirectory, LocalStore};
 #[cfg(feature = "testing")]

@@ -177,8 +177,24 @@ impl fmt::Debug for Web {
 
 /// What the lack of an answer means.
 fn connection_error(endpoint: &str, shown: &str, error: HttpError) -> Error {
+    let (endpoint, reason) = (endpoint.to_owned(), chain(&error));
     match error.kind() {
+        HttpErrorKind::Connect if is_of_tls(&reason) => Error::Untrusted { endpoint, reason },
         HttpErrorKind::Decode | HttpErrorKind::Unknown => store_error(shown, error),
-        _ => Error::Unreachable { endpoint: endpoint.to_owned(), reason: chain(&error) },
+        _ => Error::Unreachable { endpoint, reason },
     }
+}
+
+/// Whether a connection failed in its handshake. The libraries below keep the kinds of these failures to themselves; these
+/// are the words of rustls.
+fn is_of_tls(reason: &str) -> bool {
+    [
+        "invalid peer certificate",
+        "received corrupt message",
+        "received fatal alert",
+        "peer is incompatible",
+        "peer misbehaved",
+    ]
+    .iter()
+    .any(|words| reason.contains(words))
 }
