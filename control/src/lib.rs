@@ -26,5 +26,6 @@ mod sync;
 
 pub use error::Error;
 pub use master::{Master, MasterConfig, RootSpec};
+pub use service::check_under_store;
 #[doc(hidden)]
 pub use service::{FaultHook, FaultPoint};

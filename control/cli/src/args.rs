@@ -311,6 +311,8 @@ pub(crate) struct StatArgs {
 pub(crate) enum MountCommand {
     /// Mount an under-store.
     Add(MountAddArgs),
+    /// See what an under-store can do, and what is wrong with it.
+    Check(MountCheckArgs),
     /// List mounts.
     Ls,
     /// Remove a mount; its under-store keeps its files.
@@ -339,6 +341,24 @@ pub(crate) struct MountAddArgs {
     /// [default: 0 for folders, 30s for object stores].
     #[arg(long, value_name = "TIME")]
     pub(crate) sync_interval: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  citius mount check s3://bucket --option aws_region=eu-central-1
+  citius mount check ./some/folder --write
+  citius mount check /data")]
+pub(crate) struct MountCheckArgs {
+    /// A URI, or a relative path of a folder: looked at from this machine, and no cluster is needed. Or the path of a
+    /// mount, which begins with a slash: looked at from its master.
+    #[arg(value_name = "URI|PATH")]
+    pub(crate) target: String,
+    /// Option of the under-store; @FILE as a value reads it from a file.
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+    /// Try writes too, in a directory that is deleted again.
+    #[arg(long)]
+    pub(crate) write: bool,
 }
 
 #[derive(Args, Debug)]

@@ -24,6 +24,7 @@
 
 mod abreast;
 mod batch;
+mod checkup;
 mod failure;
 mod fault;
 mod ledger;
@@ -41,6 +42,7 @@ mod sight;
 mod traffic;
 mod writing;
 
+pub use checkup::check_under_store;
 pub use fault::{FaultHook, FaultPoint};
 pub(crate) use ledger::Ledger;
 pub(crate) use listing::PageSink;

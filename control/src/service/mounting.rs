@@ -64,7 +64,7 @@ impl Service {
         }
     }
 
-    fn mount_at(&self, path: &NamespacePath) -> Option<MountId> {
+    pub(super) fn mount_at(&self, path: &NamespacePath) -> Option<MountId> {
         self.state(|state| match state.resolve(path).ok()?.overlay {
             Overlay::Mount(mount) => Some(mount.id),
             _ => None,

@@ -96,6 +96,11 @@ impl Mounted {
         })
     }
 
+    /// What is mounted.
+    pub(crate) fn spec(&self) -> &StoreSpec {
+        &self.spec
+    }
+
     /// The store, if it is open.
     pub(crate) fn open(&self) -> Option<&Arc<dyn UnderStore>> {
         self.store.get()

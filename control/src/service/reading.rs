@@ -110,6 +110,10 @@ impl Service {
                 Ok(Outcome::Opened(Box::new(self.opened(&sight, &path, now_ms)?)))
             }
             Operation::Ring { epoch } => self.ring(*epoch),
+            Operation::MountCheck { path, may_write } => {
+                let path = NamespacePath::parse(path)?;
+                Ok(Outcome::Checkup(Box::new(self.check_mount(&path, *may_write).await?)))
+            }
             Operation::MountList => Ok(Outcome::Mounts(self.mount_infos())),
             Operation::Cluster => Ok(Outcome::Cluster(Box::new(self.cluster_info()))),
             other => unreachable!("{other:?} changes something, or is new: the batch sorts it elsewhere"),

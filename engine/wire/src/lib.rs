@@ -22,6 +22,7 @@
 #![forbid(unsafe_code)]
 
 mod capability;
+mod checkup;
 mod cluster;
 mod codec;
 mod data;
@@ -38,6 +39,7 @@ mod traffic;
 pub mod units;
 
 pub use capability::{Access, CAPABILITY_BYTES_MAX, MAC_BYTES, MacKey, Origin, Right, WriteType};
+pub use checkup::{CheckedAbility, CheckedStep, MountCheckup, StepResult};
 pub use cluster::{
     ClusterView, Counters, DIRTY_FILES_MAX, Heartbeat, HeartbeatReply, MountSecret, Register, Registered, Task, Work,
 };

@@ -5,6 +5,7 @@
 //! client and serial, so a retry after a lost answer gets the answer of the first try.
 
 use crate::capability::{Hidden, WriteType};
+use crate::checkup::MountCheckup;
 use crate::cluster::Counters;
 use crate::codec::Request;
 use crate::frame::Kind;
@@ -171,12 +172,27 @@ pub enum Operation {
         /// The file being written.
         file: FileKey,
     },
+    /// Looks at the under-store of a mount, step by step. Gives [`Outcome::Checkup`].
+    MountCheck {
+        /// Where it is.
+        path: String,
+        /// Whether a directory may be made there, used and deleted.
+        may_write: bool,
+    },
 }
 
 impl Operation {
     /// Whether it changes anything, and so needs a serial and the log.
     pub const fn is_mutation(&self) -> bool {
-        !matches!(self, Self::Stat { .. } | Self::Open { .. } | Self::MountList | Self::Cluster | Self::Ring { .. })
+        !matches!(
+            self,
+            Self::Stat { .. }
+                | Self::Open { .. }
+                | Self::MountList
+                | Self::MountCheck { .. }
+                | Self::Cluster
+                | Self::Ring { .. }
+        )
     }
 }
 
@@ -195,6 +211,7 @@ impl fmt::Debug for Operation {
             Self::Rename { from, to, .. } => return f.debug_tuple("Rename").field(from).field(to).finish(),
             Self::MountAdd { path, .. } => ("MountAdd", path),
             Self::MountRemove { path } => ("MountRemove", path),
+            Self::MountCheck { path, .. } => ("MountCheck", path),
             Self::MountList => return f.write_str("MountList"),
             Self::Cluster => return f.write_str("Cluster"),
             Self::Ring { epoch } => ("Ring", epoch),
@@ -237,6 +254,8 @@ pub enum Outcome {
         /// The key of the file from now on.
         file: FileKey,
     },
+    /// What a mount meets.
+    Checkup(Box<MountCheckup>),
 }
 
 /// What a name stands for.

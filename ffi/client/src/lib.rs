@@ -74,8 +74,9 @@ pub use writer::{CreateOptions, Writer, Written};
 
 /// The wire's words that appear in this crate's interface.
 pub use citius_wire::{
-    ClusterInfo, EntryKind, ExitCode, FileInfo, FileKey, MountInfo, MountTraffic, NamespacePath, Operation, Outcome,
-    Persistence, ResidentBlock, Status, Token, WorkerInfo, WriteType,
+    CheckedAbility, CheckedStep, ClusterInfo, EntryKind, ExitCode, FileInfo, FileKey, MountCheckup, MountInfo,
+    MountTraffic, NamespacePath, Operation, Outcome, Persistence, ResidentBlock, Status, StepResult, Token, WorkerInfo,
+    WriteType,
     units::{block_count, block_length},
 };
 

@@ -5,8 +5,8 @@ use crate::error::Error;
 use crate::listing::Listing;
 use crate::retry::Retry;
 use citius_wire::{
-    Batch, ClusterInfo, Failure, FileInfo, HEADER_BYTES_MAX, MountInfo, NamespacePath, OPERATIONS_MAX, Operation,
-    Outcome, Serial, Status,
+    Batch, ClusterInfo, Failure, FileInfo, HEADER_BYTES_MAX, MountCheckup, MountInfo, NamespacePath, OPERATIONS_MAX,
+    Operation, Outcome, Serial, Status,
 };
 
 /// Bytes that one batch may hold, of the question and, by the same measure, of its answer. A header is at most
@@ -119,6 +119,19 @@ impl Client {
     pub fn mount_remove(&self, path: &str) -> Result<(), Error> {
         let path = normal(path)?;
         self.operate_done(Operation::MountRemove { path: path.to_string() }, &path)
+    }
+
+    /// Looks at the under-store of a mount, step by step, as the master sees it. With `may_write` a directory is made
+    /// there, used and deleted.
+    ///
+    /// # Errors
+    /// `NotFound`, or any class that a master answers with. What the under-store refuses is in the answer.
+    pub fn mount_check(&self, path: &str, may_write: bool) -> Result<MountCheckup, Error> {
+        let path = normal(path)?;
+        match self.operate(Operation::MountCheck { path: path.to_string(), may_write }, &path)? {
+            Outcome::Checkup(checkup) => Ok(*checkup),
+            _ => Err(self.other_outcome()),
+        }
     }
 
     /// All mounts, without secrets.
@@ -270,7 +283,8 @@ fn path_of(operation: &Operation) -> Option<&str> {
         | Operation::Delete { path, .. }
         | Operation::Rename { from: path, .. }
         | Operation::MountAdd { path, .. }
-        | Operation::MountRemove { path } => Some(path),
+        | Operation::MountRemove { path }
+        | Operation::MountCheck { path, .. } => Some(path),
         _ => None,
     }
 }

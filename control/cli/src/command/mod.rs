@@ -1,6 +1,7 @@
 //! The commands of a user, one file each. Each connects, does one thing, and prints it.
 
 mod bench;
+mod check;
 mod cluster;
 mod copy;
 mod interrupt;
@@ -14,7 +15,7 @@ mod stat;
 mod walk;
 mod warm;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, MountCommand};
 use crate::connect;
 use crate::error::CliError;
 use crate::output::shown;
@@ -22,8 +23,11 @@ use citius_client::{Client, File};
 
 /// Runs a command that is not one of the serving ones.
 pub(crate) fn run(cli: &Cli) -> Result<(), CliError> {
-    let client = connect(&cli.reach)?;
     let reach = &cli.reach;
+    if let Command::Mount(MountCommand::Check(args)) = &cli.command {
+        return check::run(reach, args);
+    }
+    let client = connect(reach)?;
     match &cli.command {
         Command::Local(_) | Command::Master(_) | Command::Worker(_) => unreachable!("main serves these"),
         Command::Ls(args) => list::run(&client, reach, args),

@@ -31,6 +31,7 @@ pub(crate) fn run(client: &Client, reach: &Reach, command: &MountCommand) -> Res
                 write!(out, "{}", as_table(&mounts))?;
             }
         }
+        MountCommand::Check(_) => unreachable!("it needs no connection, and was done before there was one"),
         MountCommand::Rm { path } => client.mount_remove(path)?,
     }
     Ok(())

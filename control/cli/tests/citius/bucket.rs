@@ -45,11 +45,11 @@ impl Prefix {
         Self { shared, name, store }
     }
 
-    fn uri(&self) -> String {
+    pub(crate) fn uri(&self) -> String {
         format!("s3://{}/{}", self.shared.server.s3().name(), self.name)
     }
 
-    fn options(&self) -> Vec<String> {
+    pub(crate) fn options(&self) -> Vec<String> {
         self.options_at(self.endpoint())
     }
 
@@ -70,6 +70,11 @@ impl Prefix {
         .into_iter()
         .flat_map(|option| ["--option".to_owned(), option])
         .collect()
+    }
+
+    /// The keys of somebody who may not write.
+    pub(crate) fn guest(&self) -> (&str, &str) {
+        self.shared.server.guest()
     }
 
     /// Starts `citius local` with this prefix at `/data`.

@@ -5,6 +5,7 @@
 mod away;
 mod bad_input;
 mod bucket;
+mod check;
 mod cluster;
 mod crash;
 mod everyday;

@@ -426,7 +426,21 @@ pub(crate) fn operations() -> Vec<Operation> {
         Operation::PublishIntent { file, length: 5, record: vec![], worker: WorkerId(1), incarnation: Incarnation(5) },
         Operation::PublishDone { file, token: b"etag".to_vec() },
         Operation::PublishFailed { file },
+        Operation::MountCheck { path: "/data".into(), may_write: true },
     ]
+}
+
+fn checkup() -> MountCheckup {
+    MountCheckup {
+        uri: "s3://bucket".into(),
+        steps: vec![CheckedStep {
+            name: "keys".into(),
+            result: StepResult::Failed,
+            words: "refused".into(),
+            took_us: 1200,
+        }],
+        abilities: vec![CheckedAbility { name: "rename".into(), answer: "in one step".into(), is_seen: true }],
+    }
 }
 
 /// One of every outcome.
@@ -457,5 +471,6 @@ pub(crate) fn outcomes() -> Vec<Outcome> {
         Outcome::Intent { replaces: Some(b"etag".to_vec()) },
         Outcome::Intent { replaces: None },
         Outcome::Persisted { file: FileKey([6; 16]) },
+        Outcome::Checkup(Box::new(checkup())),
     ]
 }

@@ -36,6 +36,7 @@ pub struct SeaweedFs {
     installed: Installed,
     ports: Ports<PORTS>,
     bucket: S3Bucket,
+    guest: (String, String),
 }
 
 impl SeaweedFs {
@@ -53,9 +54,10 @@ impl SeaweedFs {
         let ports = Ports::take()?;
         let bucket =
             S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key: fresh::key()?, secret: fresh::key()? };
-        write_keys(&folder, &bucket, access)?;
+        let guest = (fresh::key()?, fresh::key()?);
+        write_keys(&folder, &bucket, &guest, access)?;
         let guard = launch(&installed, &folder, &ports)?;
-        let mut seaweedfs = Self { guard, folder, installed, ports, bucket };
+        let mut seaweedfs = Self { guard, folder, installed, ports, bucket, guest };
         seaweedfs.wait().await?;
         seaweedfs.bucket.make().await?;
         Ok(seaweedfs)
@@ -64,6 +66,11 @@ impl SeaweedFs {
     /// Its bucket.
     pub fn s3(&self) -> &S3Bucket {
         &self.bucket
+    }
+
+    /// The key pair of somebody who may list and read the bucket, and not write.
+    pub fn guest(&self) -> (&str, &str) {
+        (&self.guest.0, &self.guest.1)
     }
 
     /// The folder that WebDAV clients see, without a slash at the end; nobody asks for keys.
@@ -130,16 +137,20 @@ fn keys_of(folder: &TempDir) -> PathBuf {
 }
 
 /// The folder is its owner's alone, and so is what lies in it.
-fn write_keys(folder: &TempDir, bucket: &S3Bucket, access: Access) -> io::Result<()> {
+fn write_keys(folder: &TempDir, bucket: &S3Bucket, guest: &(String, String), access: Access) -> io::Result<()> {
     const ACTIONS: &str = r#""actions": ["Admin", "Read", "Write", "List", "Tagging"]"#;
     let (key, secret) = bucket.keys();
-    let keys = format!(
-        r#"{{"name": "citius", "credentials": [{{"accessKey": "{key}", "secretKey": "{secret}"}}], {ACTIONS}}}"#
-    );
+    let identity = |name, key: &str, secret: &str, actions| {
+        format!(
+            r#"{{"name": "{name}", "credentials": [{{"accessKey": "{key}", "secretKey": "{secret}"}}], {actions}}}"#
+        )
+    };
+    let keys = identity("citius", key, secret, ACTIONS);
+    let guest = identity("guest", &guest.0, &guest.1, r#""actions": ["Read", "List"]"#);
     let anybody = format!(r#", {{"name": "anonymous", {ACTIONS}}}"#);
     let anybody = if access == Access::Anybody { anybody.as_str() } else { "" };
     std::fs::DirBuilder::new().mode(0o700).create(data_of(folder))?;
-    std::fs::write(keys_of(folder), format!(r#"{{"identities": [{keys}{anybody}]}}"#))
+    std::fs::write(keys_of(folder), format!(r#"{{"identities": [{keys}, {guest}{anybody}]}}"#))
 }
 
 fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<PORTS>) -> io::Result<Guard> {

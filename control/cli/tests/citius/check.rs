@@ -1,0 +1,183 @@
+//! `citius mount check`: every cause has its own words.
+
+use crate::bucket::Prefix;
+use crate::support::{Process, citius};
+use serde_json::Value;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::process::Command;
+
+/// Runs `mount check --json`, with its exit code and what it said of an error.
+fn check(target: &str, flags: &[String]) -> (i32, Value, String) {
+    let output = citius().args(["--json", "mount", "check", target]).args(flags).output().unwrap();
+    let checkup = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+    (output.status.code().unwrap(), checkup, String::from_utf8(output.stderr).unwrap())
+}
+
+/// The step that failed, and its words.
+fn failure(target: &str, flags: &[String]) -> (String, String) {
+    let (code, checkup, error) = check(target, flags);
+    assert_eq!((code, checkup["works"].as_bool()), (1, Some(false)), "{checkup} {error}");
+    let steps = checkup["steps"].as_array().unwrap();
+    let failed: Vec<_> = steps.iter().filter(|step| step["result"] == "failed").collect();
+    assert_eq!(failed.len(), 1, "{checkup}");
+    assert_eq!(steps.last().unwrap()["result"], "failed", "what comes after a failure is not claimed: {checkup}");
+    let words = failed[0]["words"].as_str().unwrap().to_owned();
+    assert!(error.contains(&words.replace('"', "\\\"")), "{error} / {words}");
+    (failed[0]["name"].as_str().unwrap().to_owned(), words)
+}
+
+/// Options with one of them changed.
+fn with(options: &[String], name: &str, value: &str) -> Vec<String> {
+    let mut changed: Vec<String> = Vec::new();
+    for pair in options.chunks(2).filter(|pair| !pair[1].starts_with(&format!("{name}="))) {
+        changed.extend_from_slice(pair);
+    }
+    changed.extend(["--option".to_owned(), format!("{name}={value}")]);
+    changed
+}
+
+/// Answers each request with the same words.
+fn answering(answer: &'static str) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    endpoint
+}
+
+#[test]
+fn a_good_bucket_passes_and_shows_what_it_can_do() {
+    let bucket = Prefix::new("checked");
+    bucket.put("f", b"content".to_vec());
+    let flags = [bucket.options(), vec!["--write".to_owned()]].concat();
+    let (code, checkup, error) = check(&bucket.uri(), &flags);
+    assert_eq!((code, checkup["works"].as_bool()), (0, Some(true)), "{checkup} {error}");
+    let steps: Vec<_> =
+        checkup["steps"].as_array().unwrap().iter().map(|step| step["name"].as_str().unwrap()).collect();
+    let expected = [
+        "settings",
+        "network",
+        "keys",
+        "place",
+        "list",
+        "read",
+        "write",
+        "create only",
+        "replace",
+        "large write",
+        "rename",
+        "clean up",
+    ];
+    assert_eq!(steps, expected);
+    let seen = checkup["abilities"].as_array().unwrap().iter().filter(|ability| ability["seen"] == true).count();
+    assert_eq!(seen, 2, "{checkup}");
+    // The same from a master, by the path of a mount, in words.
+    let master = bucket.local();
+    let text = master.text(&["mount", "check", "/data", "--write"]);
+    assert!(text.contains("create a file only where none is") && !text.contains("FAILED"), "{text}");
+    assert_eq!(master.text(&["ls", "/data"]).trim(), "f", "nothing is left");
+    let error = master.fails(3, &["mount", "check", "/nowhere"]);
+    assert!(error.contains("is not a mount"), "{error}");
+}
+
+#[test]
+fn each_cause_has_its_own_words() {
+    let bucket = Prefix::new("causes");
+    let (uri, options) = (bucket.uri(), bucket.options());
+
+    let (step, words) = failure(&uri, &with(&options, "aws_secret_access_key", "wrong"));
+    assert_eq!(step, "keys");
+    assert!(words.contains("refused the keys") && words.contains("aws_secret_access_key"), "{words}");
+    let (step, words) = failure(&uri, &with(&options, "aws_access_key_id", "nobody"));
+    assert_eq!(step, "keys");
+    assert!(words.contains("refused the keys"), "{words}");
+
+    let (step, words) = failure("s3://no-such-bucket", &options);
+    assert_eq!(step, "place");
+    assert!(words.contains("does not exist"), "{words}");
+
+    // A name that is not there, and a port where nobody listens.
+    let (step, words) = failure(&uri, &with(&options, "aws_endpoint", "http://no-such-host.invalid:9"));
+    assert_eq!(step, "network");
+    assert!(words.contains("does not answer") && words.contains("dns"), "{words}");
+    let (step, words) = failure(&uri, &with(&options, "aws_endpoint", "http://127.0.0.1:9"));
+    assert_eq!(step, "network");
+    assert!(words.contains("does not answer") && words.contains("refused"), "{words}");
+
+    // TLS to a port that speaks none.
+    let (step, words) = failure(&uri, &with(&options, "aws_endpoint", &bucket.endpoint().replace("http:", "https:")));
+    assert_eq!(step, "network");
+    assert!(words.contains("certificate") && words.contains("no safe connection"), "{words}");
+
+    let (step, words) = failure(&uri, &with(&options, "aws_regoin", "x"));
+    assert_eq!(step, "settings");
+    assert!(words.contains("did you mean aws_region?"), "{words}");
+}
+
+#[test]
+fn who_may_only_read_is_told_at_the_first_write() {
+    let bucket = Prefix::new("guest");
+    bucket.put("f", b"content".to_vec());
+    let (key, secret) = bucket.guest();
+    let options = with(&bucket.options(), "aws_access_key_id", key);
+    let options = with(&options, "aws_secret_access_key", secret);
+    let (code, checkup, error) = check(&bucket.uri(), &options);
+    assert_eq!(code, 0, "{checkup} {error}");
+    let output = citius().args(["mount", "check", &bucket.uri(), "--write"]).args(&options).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("write: ") && error.contains("denies access"), "{error}");
+}
+
+/// A real server, and a process whose clock is two hours ahead of it.
+#[test]
+fn a_clock_that_is_wrong_is_named() {
+    let bucket = Prefix::new("clock");
+    let mut command = Command::new("faketime");
+    command.args(["-f", "+2h"]).arg(citius().get_program()).args(["--json", "mount", "check", &bucket.uri()]);
+    let output = command.args(bucket.options()).output().expect("faketime is of the Debian package faketime");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(error.contains("refused the time of this machine") && error.contains("set the clock"), "{error}");
+}
+
+/// What this server does not say: the documents are Amazon's.
+#[test]
+fn amazon_s_refusals_are_understood() {
+    let bucket = Prefix::new("refusals");
+    let at = |answer| with(&bucket.options(), "aws_endpoint", &answering(answer));
+    let moved = "HTTP/1.1 301 Moved Permanently\r\nconnection: close\r\nx-amz-bucket-region: eu-west-1\r\n\
+                 content-length: 69\r\n\r\n<Error><Code>PermanentRedirect</Code><Message>moved</Message></Error>";
+    let (step, words) = failure(&bucket.uri(), &at(moved));
+    assert_eq!(step, "place");
+    assert!(words.contains("eu-west-1") && words.contains("aws_region"), "{words}");
+    let denied = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
+                  <Error><Code>AccessDenied</Code><Message>m</Message></Error>";
+    let (step, words) = failure(&bucket.uri(), &at(denied));
+    assert_eq!(step, "list");
+    assert!(words.contains("denies access"), "{words}");
+    let skewed = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 68\r\n\r\n\
+                  <Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
+    let (step, words) = failure(&bucket.uri(), &at(skewed));
+    assert_eq!(step, "keys");
+    assert!(words.contains("time of this machine") && words.contains("clock"), "{words}");
+}
+
+#[test]
+fn what_is_asked_wrongly_is_said() {
+    let local = Process::local(&[]);
+    let error = local.fails(2, &["mount", "check", "/", "--option", "a=b"]);
+    assert!(error.contains("has its options already"), "{error}");
+}
