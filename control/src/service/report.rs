@@ -19,7 +19,7 @@ impl Service {
     /// All mounts.
     pub(crate) fn mount_infos(&self) -> Vec<MountInfo> {
         let traffic = self.roster.traffic();
-        self.mounts.all().iter().map(|mounted| describe(mounted, traffic.get(&mounted.id))).collect()
+        self.mounts.all().iter().map(|mounted| self.describe(mounted, traffic.get(&mounted.id))).collect()
     }
 
     /// One mount.
@@ -28,7 +28,7 @@ impl Service {
             .mounts
             .get(id)
             .ok_or_else(|| Failure::new(Status::NotFound, format!("mount {id} was removed again")))?;
-        Ok(describe(&mounted, self.roster.traffic().get(&id)))
+        Ok(self.describe(&mounted, self.roster.traffic().get(&id)))
     }
 
     /// The cluster.
@@ -123,24 +123,25 @@ impl Service {
     pub(crate) fn tasks_waiting(&self) -> u64 {
         self.roster.tasks_waiting()
     }
-}
 
-fn describe(mounted: &Mounted, of_workers: Option<&MountTraffic>) -> MountInfo {
-    let mut traffic = match mounted.open() {
-        Some(store) => traffic::of_mount(mounted.id, store.traffic().totals()),
-        None => MountTraffic { mount: mounted.id, ..MountTraffic::default() },
-    };
-    if let Some(of_workers) = of_workers {
-        traffic.add(of_workers);
-    }
-    MountInfo {
-        mount: mounted.id,
-        path: mounted.path.as_str().to_owned(),
-        uri: mounted.uri_shown.clone(),
-        options: mounted.options_shown.clone(),
-        read_only: mounted.read_only,
-        sync_interval_ms: mounted.sync_interval_ms,
-        traffic: Box::new(traffic),
+    fn describe(&self, mounted: &Mounted, of_workers: Option<&MountTraffic>) -> MountInfo {
+        let mut traffic = match mounted.open() {
+            Some(store) => traffic::of_mount(mounted.id, store.traffic().totals()),
+            None => MountTraffic { mount: mounted.id, ..MountTraffic::default() },
+        };
+        traffic.saved_requests += self.cache.spared(mounted.id);
+        if let Some(of_workers) = of_workers {
+            traffic.add(of_workers);
+        }
+        MountInfo {
+            mount: mounted.id,
+            path: mounted.path.as_str().to_owned(),
+            uri: mounted.uri_shown.clone(),
+            options: mounted.options_shown.clone(),
+            read_only: mounted.read_only,
+            sync_interval_ms: mounted.sync_interval_ms,
+            traffic: Box::new(traffic),
+        }
     }
 }
 

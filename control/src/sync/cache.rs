@@ -51,6 +51,25 @@ struct Shard {
     changes: u64,
     /// Questions answered from memory.
     hits: u64,
+    /// Questions that the store of each mount was spared, by memory or by another's flight.
+    spared: Spared,
+}
+
+/// Counts by mount. There are few, and one look must be cheap.
+#[derive(Default)]
+struct Spared(Vec<(MountId, u64)>);
+
+impl Spared {
+    fn count(&mut self, mount: MountId) {
+        match self.0.iter_mut().find(|(counted, _)| *counted == mount) {
+            Some((_, count)) => *count += 1,
+            None => self.0.push((mount, 1)),
+        }
+    }
+
+    fn of(&self, mount: MountId) -> u64 {
+        self.0.iter().find(|(counted, _)| *counted == mount).map_or(0, |(_, count)| *count)
+    }
 }
 
 #[derive(Clone)]
@@ -106,7 +125,7 @@ impl MetadataCache {
             // Grown as needed: a cache with room for all would take its memory at start.
             let mut entries = LruCache::unbounded_with_hasher(Hashed::default());
             entries.resize(each);
-            Mutex::new(Shard { entries, flights: HashMap::default(), changes: 0, hits: 0 })
+            Mutex::new(Shard { entries, flights: HashMap::default(), changes: 0, hits: 0, spared: Spared::default() })
         };
         Self {
             shards: (0..SHARDS).map(|_| shard()).collect(),
@@ -133,9 +152,10 @@ impl MetadataCache {
             return None;
         }
         let (view, mut shard) = self.locate(mount, path);
-        let Shard { entries, hits, .. } = &mut *shard;
+        let Shard { entries, hits, spared, .. } = &mut *shard;
         let entry = entries.get(&view as &dyn Named).filter(|entry| interval.believes(entry.asked_ms, now_ms))?;
         *hits += 1;
+        spared.count(mount);
         Some(read(&entry.found))
     }
 
@@ -223,6 +243,7 @@ impl MetadataCache {
         let same = departed.filter(|departed| departed.asked.changes == asked.changes);
         if let Some((asked, flight)) = same.and_then(|it| Some((it.asked, it.flight.upgrade()?))) {
             self.figures.joined.fetch_add(1, Relaxed);
+            shard.spared.count(mount);
             return (asked, flight);
         }
         self.figures.misses.fetch_add(1, Relaxed);
@@ -253,6 +274,10 @@ impl MetadataCache {
         for shard in &self.shards {
             let mut shard = shard.lock();
             shard.changes += 1;
+            if path.is_empty() {
+                // The mount itself has gone, or is as new.
+                shard.spared.0.retain(|(counted, _)| *counted != mount);
+            }
             let gone: Vec<Key> = shard
                 .entries
                 .iter()
@@ -264,6 +289,11 @@ impl MetadataCache {
                 shard.entries.pop(&key);
             }
         }
+    }
+
+    /// Questions that the store of a mount was spared.
+    pub(crate) fn spared(&self, mount: MountId) -> u64 {
+        self.shards.iter().map(|shard| shard.lock().spared.of(mount)).sum()
     }
 
     /// Figures for the metrics.
@@ -482,6 +512,11 @@ mod tests {
             assert_eq!(caller.await.unwrap(), Ok(directory(7)));
         }
         assert_eq!(asked.load(Relaxed), 1);
+        assert_eq!(cache.spared(MOUNT), 99, "one store was asked for a hundred");
+        assert!(cache.fresh(MOUNT, "a", MINUTE, 1).is_some());
+        assert_eq!((cache.spared(MOUNT), cache.spared(MountId(MOUNT.0 + 1))), (100, 0));
+        cache.changed_under(MOUNT, "");
+        assert_eq!(cache.spared(MOUNT), 0);
         assert!(cache.shards.iter().all(|shard| shard.lock().flights.is_empty()));
     }
 

@@ -58,6 +58,9 @@ impl Shard {
             self.admit(wanted).await?;
             let with_ahead = wanted.range.start..wanted.range.end.saturating_add(ahead).min(wanted.block_length);
             let store = self.store(file.right.mount).await?;
+            if self.blocks.borrow().is_flying(wanted.block, wanted.range.clone()) {
+                store.traffic().count_saved(1);
+            }
             self.take_off(file, &store, wanted, with_ahead);
             self.landed(wanted).await?;
         }
