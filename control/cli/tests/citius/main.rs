@@ -16,3 +16,4 @@ mod large;
 mod s3;
 mod semantics;
 mod support;
+mod systems;

@@ -1,0 +1,202 @@
+//! The same day on every under-store: mount, cold read, warm read, change underneath, write, rename, delete, crash,
+//! unmount. What is in the store is looked at past Citius, by its contents.
+
+use crate::support::{Process, noise, put};
+use citius_understore::testing::servers::SeaweedFs;
+use citius_understore::{Condition, FileId, MountSpec, StorePath, UnderStore, open};
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+const NAMES: [&str; 7] = ["plain", "with space", "ünïcödé-文字", "per%cent", "ha#sh", "pl+us", "-dash"];
+/// More than one put, block and grain of any store.
+const LARGE: usize = (64 << 20) + 12_345;
+
+/// An under-store as a user mounts it, and as another program sees it.
+struct System {
+    spec: MountSpec,
+    runtime: Runtime,
+    store: Arc<dyn UnderStore>,
+    own: tempfile::TempDir,
+}
+
+fn path(name: &str) -> StorePath {
+    StorePath::parse(name).unwrap()
+}
+
+impl System {
+    /// Starts a server and gives it with the mount that leads to it.
+    fn start<S>(start: impl Future<Output = std::io::Result<S>>, spec: impl FnOnce(&S) -> MountSpec) -> (S, Self) {
+        let runtime = Runtime::new().unwrap();
+        let server = runtime.block_on(start).unwrap();
+        let spec = spec(&server);
+        (server, Self::of(runtime, spec))
+    }
+
+    fn of(runtime: Runtime, spec: MountSpec) -> Self {
+        let store = runtime.block_on(async { open(&spec) }).unwrap();
+        Self { spec, runtime, store, own: tempfile::tempdir().unwrap() }
+    }
+
+    fn options(&self) -> Vec<String> {
+        let pairs = self.spec.options.iter().map(|(name, value)| format!("{name}={}", value.expose()));
+        pairs.flat_map(|pair| ["--option".to_owned(), pair]).collect()
+    }
+
+    fn local(&self) -> Process {
+        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.spec.uri)], self.options()].concat();
+        Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// Writes a file past Citius.
+    fn put(&self, name: &str, bytes: &[u8]) {
+        self.runtime.block_on(async {
+            let mut staged = self.store.stage(&path(name), FileId([9; 16]), Some(bytes.len() as u64)).await.unwrap();
+            for piece in bytes.chunks(4 << 20) {
+                staged.write(piece.to_vec().into()).await.unwrap();
+            }
+            staged.publish(&Condition::Any).await.unwrap();
+        });
+    }
+
+    /// The bytes of a file past Citius; `None` if nothing is there.
+    fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.runtime.block_on(async {
+            let stat = match self.store.stat(&path(name)).await {
+                Ok(stat) => stat,
+                Err(error) if error.is_not_found() => return None,
+                Err(error) => panic!("{name}: {error}"),
+            };
+            let mut bytes = Vec::new();
+            let mut landing = |_: u64, part: &[u8]| bytes.extend_from_slice(part);
+            self.store.read(&path(name), &stat.token, 0..stat.len, &mut landing).await.unwrap();
+            Some(bytes)
+        })
+    }
+
+    fn mkdir(&self, name: &str) {
+        self.runtime.block_on(self.store.mkdir(&path(name))).unwrap();
+    }
+
+    /// A file of this machine, as a source of `cp`.
+    fn source(&self, name: &str, bytes: &[u8]) -> String {
+        put(self.own.path().join(name), bytes);
+        format!("file:{}", self.own.path().join(name).display())
+    }
+
+    /// The whole day. `is_network`: requests to it are counted.
+    fn live(&self, is_network: bool) {
+        let version = |seed| noise(70_000, seed);
+        let large = noise(LARGE, 1);
+        self.mkdir("d");
+        self.put("d/first", &version(2));
+        self.put("d/empty", b"");
+        self.put("large", &large);
+        for (i, name) in NAMES.iter().enumerate() {
+            self.put(&format!("d/{name}"), &noise(100 + i, i as u64));
+        }
+        let mut local = self.local();
+        self.reads(&local, &large, is_network);
+        self.changes_underneath(&local);
+        self.writes(&local);
+
+        local.kill();
+        local.restart();
+        assert!(local.run(&["cat", "/data/new/large"]) == noise(LARGE, 5), "after a crash");
+        assert_eq!(local.json(&["stat", "/data/new/large"])["persisted"], true);
+
+        local.run(&["rm", "-r", "/data/new"]);
+        assert_eq!(self.get("new/large"), None);
+        local.fails(3, &["ls", "/data/new"]);
+        local.run(&["mount", "rm", "/data"]);
+        local.fails(3, &["ls", "/data"]);
+        assert!(self.get("large").unwrap() == large, "unmounting leaves files alone");
+    }
+
+    fn reads(&self, local: &Process, large: &[u8], is_network: bool) {
+        let mut names: Vec<_> = NAMES.into_iter().chain(["empty", "first"]).collect();
+        names.sort_unstable();
+        let listed = local.text(&["ls", "/data/d"]);
+        assert_eq!(listed.lines().collect::<Vec<_>>(), names);
+        assert_eq!(local.text(&["ls", "/data"]).lines().collect::<Vec<_>>(), ["d/", "large"]);
+        for (i, name) in NAMES.iter().enumerate() {
+            assert!(local.run(&["cat", &format!("/data/d/{name}")]) == noise(100 + i, i as u64), "{name}");
+        }
+        assert!(local.run(&["cat", "/data/d/empty"]).is_empty());
+        assert!(local.run(&["cat", "/data/large"]) == large, "cold");
+        let before = self.requests(local);
+        assert!(local.run(&["cat", "/data/large"]) == large, "warm");
+        if is_network {
+            assert_eq!(self.requests(local), before, "a second read asks the store for nothing");
+        }
+        let error = local.fails(3, &["cat", "/data/d/missing"]);
+        assert!(error.contains("/data/d/missing"), "{error}");
+    }
+
+    /// Requests to the store so far, of content and others.
+    fn requests(&self, local: &Process) -> (u64, u64) {
+        let mounts = local.text(&["--json", "mount", "ls"]);
+        let mount = mounts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let mount = mount.into_iter().find(|mount| mount["path"] == "/data").unwrap();
+        let count = |name: &str| mount["under_store"][name].as_u64().unwrap();
+        (count("read_requests"), count("other_requests"))
+    }
+
+    /// A mount that believes nothing sees a change at once, however often.
+    fn changes_underneath(&self, local: &Process) {
+        let mut arguments = vec!["mount", "add", "/now", &self.spec.uri, "--sync-interval", "0"];
+        let options = self.options();
+        arguments.extend(options.iter().map(String::as_str));
+        local.run(&arguments);
+        for seed in 2..5 {
+            let now = noise(70_000, seed);
+            self.put("d/first", &now);
+            assert!(local.run(&["cat", "/now/d/first"]) == now, "version {seed}");
+        }
+        self.runtime.block_on(self.store.delete_file(&path("d/first"))).unwrap();
+        local.fails(3, &["cat", "/now/d/first"]);
+        local.run(&["mount", "rm", "/now"]);
+    }
+
+    fn writes(&self, local: &Process) {
+        local.run(&["mkdir", "/data/new"]);
+        for (name, length, seed) in [("small", 5_000, 4), ("large", LARGE, 5), ("empty", 0, 6)] {
+            let bytes = noise(length, seed);
+            local.run(&["cp", &self.source(name, &bytes), &format!("/data/new/{name}")]);
+            assert!(self.get(&format!("new/{name}")).unwrap() == bytes, "{name}");
+            assert!(local.run(&["cat", &format!("/data/new/{name}")]) == bytes, "{name}");
+        }
+        for (i, name) in NAMES.iter().enumerate() {
+            let bytes = noise(50 + i, i as u64);
+            local.run(&["cp", &self.source("name", &bytes), &format!("/data/new/{name}")]);
+            assert!(self.get(&format!("new/{name}")).unwrap() == bytes, "{name}");
+        }
+        let other = noise(6_000, 7);
+        local.fails(1, &["cp", &self.source("other", &other), "/data/new/small"]);
+        assert!(self.get("new/small").unwrap() == noise(5_000, 4), "what was refused changed nothing");
+        local.run(&["cp", "--force", &self.source("other", &other), "/data/new/small"]);
+        assert!(self.get("new/small").unwrap() == other);
+
+        local.run(&["mv", "/data/new/small", "/data/new/moved"]);
+        assert_eq!(self.get("new/small"), None);
+        assert!(self.get("new/moved").unwrap() == other);
+        local.run(&["mv", "/data/new", "/data/other"]);
+        local.fails(3, &["ls", "/data/new"]);
+        assert!(self.get("other/large").unwrap() == noise(LARGE, 5));
+        local.run(&["mv", "/data/other", "/data/new"]);
+        local.run(&["rm", "/data/new/moved"]);
+        assert_eq!(self.get("new/moved"), None);
+    }
+}
+
+#[test]
+fn a_day_on_a_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = MountSpec::new(folder.path().to_str().unwrap());
+    System::of(Runtime::new().unwrap(), spec).live(false);
+}
+
+#[test]
+fn a_day_on_s3() {
+    let (_server, system) = System::start(SeaweedFs::start(), |server| server.s3().mount("day"));
+    system.live(true);
+}
