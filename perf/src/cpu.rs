@@ -43,11 +43,13 @@ pub(crate) fn unpin(cores: Cores) -> Result<()> {
     sched_setaffinity(None, &set).context("unpinning")
 }
 
-/// Has the process of a command stay on one core, as a whole, and end when the thread that starts it does.
-pub(crate) fn confine(command: &mut Command, core: usize) {
+/// Has the process of a command stay on some cores, as a whole, and end when the thread that starts it does.
+pub(crate) fn confine<const COUNT: usize>(command: &mut Command, cores: [usize; COUNT]) {
     let confined = move || {
         let mut set = CpuSet::new();
-        set.set(core);
+        for core in cores {
+            set.set(core);
+        }
         sched_setaffinity(None, &set)?;
         set_parent_process_death_signal(Some(Signal::TERM))?;
         Ok(())

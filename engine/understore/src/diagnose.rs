@@ -286,7 +286,7 @@ impl Probes<'_> {
             return self.course.skipped("write", "its names would be too long here");
         };
         let first = Bytes::from_static(b"citius: the first write\n");
-        let wrote = self.put(&small, &[first.clone()], &Condition::MustNotExist).await;
+        let wrote = self.put(&small, std::slice::from_ref(&first), &Condition::MustNotExist).await;
         let came_back = match wrote {
             Ok(()) => self.content(&small).await,
             Err(error) => Err(error),

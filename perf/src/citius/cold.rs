@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::measure::Side;
 use crate::offsets::Offsets;
 use anyhow::{Context as _, Result, bail, ensure};
-use citius_client::{Client, Config, CreateOptions, MountOptions};
+use citius_client::{Client, Config, CreateOptions, MountOptions, MountTraffic};
 use citius_understore::testing::servers::SeaweedFs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// Bytes that one call reads in sequence.
 const CALL_BYTES: usize = 4 << 20;
 /// Where the bucket is mounted.
-const MOUNT: &str = "/s3";
+pub(crate) const MOUNT: &str = "/s3";
 /// The object, in the bucket.
 pub(crate) const KEY: &str = "object";
 /// Between two looks at the traffic of the mount: longer than a heartbeat, by which workers tell it.
@@ -32,10 +32,18 @@ pub(crate) struct Cold {
 impl Cold {
     /// Has Citius write an object of so many bytes to an S3 server. `None` if only baselines are to be measured.
     pub(crate) fn new(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
-        let Some(citius) = Citius::start(context)? else { return Ok(None) };
-        let client = citius.client(Config::default())?;
-        client.mount_add(MOUNT, &format!("s3://{}", server.s3().name()), mount_options(server))?;
-        write_words(&client, &format!("{MOUNT}/{KEY}"), bytes, CreateOptions::default())?;
+        Self::over(Citius::start(context)?, server, bytes)
+    }
+
+    /// The same, on all cores together with its client.
+    pub(crate) fn beside(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
+        Self::over(Citius::start_beside(context)?, server, bytes)
+    }
+
+    fn over(citius: Option<Citius>, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
+        let Some(citius) = citius else { return Ok(None) };
+        mount(&citius, server)?;
+        write_words(&citius.client(Config::default())?, &Self::path(), bytes, CreateOptions::default())?;
         Ok(Some(Self { citius, bytes, _server: Arc::clone(server) }))
     }
 
@@ -52,9 +60,39 @@ impl Cold {
 
     /// Bytes read from the under-store so far, by everybody in Citius.
     fn bytes_fetched(client: &Client) -> Result<u64> {
-        let mounts = client.mounts()?;
-        let mount = mounts.iter().find(|mount| mount.path == MOUNT).context("the mount is gone")?;
-        Ok(mount.traffic.read_bytes)
+        Ok(Self::traffic(client)?.read_bytes)
+    }
+
+    fn traffic(client: &Client) -> Result<MountTraffic> {
+        let mut mounts = client.mounts()?.into_iter();
+        Ok(*mounts.find(|mount| mount.path == MOUNT).context("the mount is gone")?.traffic)
+    }
+
+    /// Requests made of the under-store so far, once three looks agree.
+    fn requests(client: &Client) -> Result<u64> {
+        let now = || Self::traffic(client).map(|it| it.read_requests + it.other_requests);
+        let (mut seen, mut last) = (0, now()?);
+        for _ in 0..LOOKS_MAX {
+            std::thread::sleep(LOOK);
+            let next = now()?;
+            seen = if next == last { seen + 1 } else { 0 };
+            last = next;
+            if seen == 2 {
+                return Ok(last);
+            }
+        }
+        bail!("requests are made without end");
+    }
+
+    /// Reads all of it once.
+    fn read(client: &Client, buffer: &mut [u8]) -> Result<()> {
+        let file = client.open(&Self::path())?;
+        let mut offset = 0;
+        for part in buffer.chunks_mut(CALL_BYTES) {
+            ensure!(file.read_at(part, offset)? == part.len(), "a short read at {offset}");
+            offset += part.len() as u64;
+        }
+        Ok(())
     }
 
     /// As [`Cold::bytes_fetched`], once two looks agree that it is more than `before`.
@@ -70,6 +108,13 @@ impl Cold {
         }
         bail!("no bytes were fetched by a cold read");
     }
+}
+
+/// Mounts the server's bucket.
+pub(crate) fn mount(citius: &Citius, server: &SeaweedFs) -> Result<()> {
+    let uri = format!("s3://{}", server.s3().name());
+    citius.client(Config::default())?.mount_add(MOUNT, &uri, mount_options(server))?;
+    Ok(())
 }
 
 fn mount_options(server: &SeaweedFs) -> MountOptions {
@@ -102,15 +147,44 @@ impl Side for Sequential {
         let client = self.cold.forget()?;
         self.buffer.fill(1);
         let start = Instant::now();
-        let file = client.open(&Cold::path())?;
-        let mut offset = 0;
-        for part in self.buffer.chunks_mut(CALL_BYTES) {
-            ensure!(file.read_at(part, offset)? == part.len(), "a short read at {offset}");
-            offset += part.len() as u64;
-        }
+        Cold::read(&client, &mut self.buffer)?;
         let seconds = start.elapsed().as_secs_f64();
         ensure!(are_words(&self.buffer, 0), "other bytes than were written");
         Ok(self.buffer.len() as f64 / seconds)
+    }
+}
+
+/// Which of two passes over the object is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pass {
+    First,
+    Second,
+}
+
+/// Requests that one pass over the object makes of the under-store.
+pub(crate) struct Requests {
+    cold: Cold,
+    pass: Pass,
+    buffer: Vec<u8>,
+}
+
+impl Requests {
+    pub(crate) fn new(cold: Cold, pass: Pass) -> Self {
+        Self { buffer: vec![1; cold.bytes], cold, pass }
+    }
+}
+
+impl Side for Requests {
+    fn round(&mut self, _seed: u64) -> Result<f64> {
+        let client = self.cold.forget()?;
+        if self.pass == Pass::Second {
+            Cold::read(&client, &mut self.buffer)?;
+        }
+        let before = Cold::requests(&client)?;
+        self.buffer.fill(1);
+        Cold::read(&client, &mut self.buffer)?;
+        ensure!(are_words(&self.buffer, 0), "other bytes than were written");
+        Ok((Cold::requests(&client)? - before) as f64)
     }
 }
 

@@ -6,12 +6,14 @@
 //! | `mapped` | reads of mapped blocks |
 //! | `reads` | warm reads over TCP |
 //! | `cold` | reads of what only the under-store has |
+//! | `many` | a directory of small objects, and a long stream |
 //! | `creates` | files created in batches |
 //!
 //! Stats have no file: frames are frames, and the client of the echo sends real ones (see `raw::echo`).
 
 pub(crate) mod cold;
 pub(crate) mod creates;
+pub(crate) mod many;
 pub(crate) mod mapped;
 pub(crate) mod reads;
 mod server;

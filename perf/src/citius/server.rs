@@ -36,14 +36,23 @@ pub(crate) struct Citius {
 }
 
 impl Citius {
-    /// Starts it, with memory for the working set. `None` if only baselines are to be measured.
+    /// Starts it on the server's core, with memory for the working set. `None` if only baselines are to be measured.
     pub(crate) fn start(context: &Context) -> Result<Option<Self>> {
+        Self::start_on(context, [context.cores.server])
+    }
+
+    /// Starts it where its client and a baseline are too.
+    pub(crate) fn start_beside(context: &Context) -> Result<Option<Self>> {
+        Self::start_on(context, [context.cores.server, context.cores.client])
+    }
+
+    fn start_on<const COUNT: usize>(context: &Context, cores: [usize; COUNT]) -> Result<Option<Self>> {
         let Some(program) = &context.citius else { return Ok(None) };
         let home = tempfile::Builder::new().prefix("citius-perf-").tempdir().context("making a home")?;
         let mut command = Command::new(program);
         command.arg("--home").arg(home.path()).args(["local", "--ephemeral", "--listen", "127.0.0.1:0"]);
         command.args(["--shards", "1", "--memory", &(context.working_set_bytes + SPARE_BYTES).to_string()]);
-        cpu::confine(&mut command, context.cores.server);
+        cpu::confine(&mut command, cores);
         let log = std::fs::File::create(home.path().join("stderr")).context("making a log")?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let mut started = Self { child: child.with_context(|| format!("starting {}", program.display()))?, home };
@@ -72,6 +81,16 @@ impl Citius {
     /// Where its master is.
     pub(crate) fn endpoint(&self) -> Result<Endpoint> {
         Ok(Endpoint::from_home(self.home.path())?)
+    }
+
+    /// Runs a command of a user on it.
+    pub(crate) fn command(&self, context: &Context, arguments: &[&str]) -> Result<()> {
+        let program = context.citius.as_ref().context("there is no citius")?;
+        let output = Command::new(program).arg("--home").arg(self.home.path()).args(arguments).output();
+        let output = output.with_context(|| format!("running {}", program.display()))?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "citius {}: {}", arguments.join(" "), words.trim());
+        Ok(())
     }
 
     /// A client of it.

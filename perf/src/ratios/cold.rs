@@ -1,11 +1,13 @@
 //! Cold reads, of an object of an S3 server on this machine. The server keeps to no core: it works for both sides.
 
 use super::{Spec, side};
-use crate::citius::cold::{Cold, KEY, SMALL_BYTES, Sequential, Small};
+use crate::citius::cold::{Cold, KEY, Pass, Requests, SMALL_BYTES, Sequential, Small};
+use crate::citius::many::{Load, Stream};
 use crate::context::Context;
 use crate::cpu;
 use crate::measure::{Fixed, Side};
 use crate::raw::get::Get;
+use crate::raw::plain::{Many, Plain, Ranges, Upload};
 use crate::report::{Goal, Row};
 use anyhow::{Context as _, Result};
 use citius_understore::testing::servers::SeaweedFs;
@@ -40,11 +42,81 @@ pub(super) fn read_4k_bytes(context: &Context) -> Result<Row> {
     READ_4K_BYTES.measure(context, side(&mut citius), &mut baseline as &mut dyn Side)
 }
 
+/// One pass over an object, everybody on all cores; the baseline is the fastest number of parallel ranges.
+pub(super) const READ_RANGES: Spec = Spec { name: "cold.read.ranges", unit: "B/s", goal: Goal::AtLeast(0.9) };
+
+pub(super) fn read_ranges(context: &Context) -> Result<Row> {
+    let bytes = context.working_set_bytes.min(SEQUENTIAL_BYTES_MAX);
+    let server = start_beside(context)?;
+    let mut citius = Cold::beside(context, &server, bytes)?.map(Sequential::new);
+    let plain = Plain::new(&server)?;
+    if citius.is_none() {
+        plain.put_all(std::iter::once(KEY.to_owned()), &vec![1; bytes].into())?;
+    }
+    let mut ranges = Ranges::new(plain, KEY, bytes)?;
+    READ_RANGES.measure(context, side(&mut citius), &mut ranges)
+}
+
+/// Bytes of a request, if there were as few as there can be.
+const REQUEST_BYTES: usize = 16 << 20;
+
+/// Requests of one pass over an object that is not here; the baseline is as few as there can be.
+pub(super) const READ_REQUESTS: Spec = Spec { name: "cold.read.requests", unit: "requests", goal: Goal::AtMost(1.1) };
+
+pub(super) fn read_requests(context: &Context) -> Result<Row> {
+    let server = start(context)?;
+    let mut citius = Cold::new(context, &server, context.working_set_bytes)?.map(|it| Requests::new(it, Pass::First));
+    let mut baseline = Fixed(context.working_set_bytes.div_ceil(REQUEST_BYTES) as f64);
+    READ_REQUESTS.measure(context, side(&mut citius), &mut baseline as &mut dyn Side)
+}
+
+/// Requests of a second pass, beside one.
+pub(super) const REREAD_REQUESTS: Spec =
+    Spec { name: "cold.reread.requests", unit: "requests", goal: Goal::AtMost(0.0) };
+
+pub(super) fn reread_requests(context: &Context) -> Result<Row> {
+    let server = start(context)?;
+    let mut citius = Cold::new(context, &server, context.working_set_bytes)?.map(|it| Requests::new(it, Pass::Second));
+    REREAD_REQUESTS.measure(context, side(&mut citius), &mut Fixed(1.0) as &mut dyn Side)
+}
+
+/// Objects of the directory that is loaded, and bytes of each.
+const LOADED: (usize, usize) = (10_000, 16 << 10);
+const LOADED_PREFIX: &str = "many";
+
+/// `citius load` of many small objects, everybody on all cores; the baseline lists them and gets them in parallel.
+pub(super) const LOAD_16K: Spec = Spec { name: "cold.load.16k", unit: "objects/s", goal: Goal::AtLeast(0.9) };
+
+pub(super) fn load_16k(context: &Context) -> Result<Row> {
+    let (count, bytes) = LOADED;
+    let server = start_beside(context)?;
+    let plain = Plain::new(&server)?;
+    plain.put_all((0..count).map(|index| format!("{LOADED_PREFIX}/{index:05}")), &vec![5; bytes].into())?;
+    let mut citius = Load::new(context, &server, LOADED_PREFIX, count)?;
+    let mut many = Many::new(plain, LOADED_PREFIX, count, bytes)?;
+    LOAD_16K.measure(context, side(&mut citius), &mut many)
+}
+
+/// A stream written through, everybody on all cores; the baseline is an upload of parts.
+pub(super) const WRITE_STREAM: Spec = Spec { name: "write.stream", unit: "B/s", goal: Goal::AtLeast(0.9) };
+
+pub(super) fn write_stream(context: &Context) -> Result<Row> {
+    let server = start_beside(context)?;
+    let mut citius = Stream::new(context, &server, context.working_set_bytes)?;
+    let mut upload = Upload::new(Plain::new(&server)?, "upload", context.working_set_bytes)?;
+    WRITE_STREAM.measure(context, side(&mut citius), &mut upload)
+}
+
 /// Starts the S3 server while all cores may be used, and then keeps this process to the client's.
 fn start(context: &Context) -> Result<Arc<SeaweedFs>> {
+    let server = start_beside(context)?;
+    cpu::pin(context.cores.client)?;
+    Ok(server)
+}
+
+/// Starts the S3 server, and leaves this process on all cores.
+fn start_beside(context: &Context) -> Result<Arc<SeaweedFs>> {
     cpu::unpin(context.cores)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
-    let server = runtime.block_on(SeaweedFs::start()).context("starting an S3 server")?;
-    cpu::pin(context.cores.client)?;
-    Ok(Arc::new(server))
+    Ok(Arc::new(runtime.block_on(SeaweedFs::start()).context("starting an S3 server")?))
 }

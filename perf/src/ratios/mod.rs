@@ -21,7 +21,7 @@ pub(crate) struct Ratio {
 }
 
 /// Every ratio, in the order in which they run.
-pub(crate) const ALL: [Ratio; 12] = [
+pub(crate) const ALL: [Ratio; 17] = [
     Ratio { name: shm::READ_4K_P50.name, run: shm::read_4k_p50 },
     Ratio { name: shm::READ_1M.name, run: shm::read_1m },
     Ratio { name: tcp::READ_4K_D1_P50.name, run: tcp::read_4k_d1_p50 },
@@ -29,6 +29,11 @@ pub(crate) const ALL: [Ratio; 12] = [
     Ratio { name: tcp::READ_1M_D4.name, run: tcp::read_1m_d4 },
     Ratio { name: cold::READ_SEQ.name, run: cold::read_seq },
     Ratio { name: cold::READ_4K_BYTES.name, run: cold::read_4k_bytes },
+    Ratio { name: cold::READ_RANGES.name, run: cold::read_ranges },
+    Ratio { name: cold::READ_REQUESTS.name, run: cold::read_requests },
+    Ratio { name: cold::REREAD_REQUESTS.name, run: cold::reread_requests },
+    Ratio { name: cold::LOAD_16K.name, run: cold::load_16k },
+    Ratio { name: cold::WRITE_STREAM.name, run: cold::write_stream },
     Ratio { name: meta::STAT_PIPELINED.name, run: meta::stat_pipelined },
     Ratio { name: meta::STAT_PIPELINED_CPU.name, run: meta::stat_pipelined_cpu },
     Ratio { name: meta::STAT_UNPIPELINED.name, run: meta::stat_unpipelined },

@@ -1,10 +1,11 @@
 //! One streaming GET of an object into a buffer that is there: what a cold read costs at the least.
 
 use crate::measure::Side;
+use crate::raw::plain::client;
 use anyhow::{Context as _, Result, ensure};
 use citius_understore::testing::servers::SeaweedFs;
 use futures::StreamExt as _;
-use object_store::aws::{AmazonS3, AmazonS3Builder};
+use object_store::aws::AmazonS3;
 use object_store::{ObjectStoreExt as _, path::Path};
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,15 +31,7 @@ impl Get {
 
     /// Of an object of so many bytes that is there.
     pub(crate) fn new(server: &Arc<SeaweedFs>, key: &str, bytes: usize) -> Result<Self> {
-        let (id, secret) = server.s3().keys();
-        let store = AmazonS3Builder::new()
-            .with_endpoint(server.s3().endpoint())
-            .with_bucket_name(server.s3().name())
-            .with_access_key_id(id)
-            .with_secret_access_key(secret)
-            .with_allow_http(true)
-            .build()
-            .context("an S3 client")?;
+        let store = client(server)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
         Ok(Self { runtime, store, key: Path::parse(key)?, buffer: vec![1; bytes], _server: Arc::clone(server) })
     }

@@ -5,6 +5,7 @@ pub(crate) mod echo;
 pub(crate) mod get;
 pub(crate) mod log;
 pub(crate) mod memcpy;
+pub(crate) mod plain;
 pub(crate) mod tcp;
 
 use crate::child::announce;

@@ -99,6 +99,14 @@ impl SeaweedFs {
         self.bucket.make().await
     }
 
+    /// Gives back the room of what was deleted: it has little.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn reclaim(&self) -> io::Result<()> {
+        get(&format!("http://127.0.0.1:{}/vol/vacuum?garbageThreshold=0.01", self.ports[1])).await.map(drop)
+    }
+
     /// Ends it.
     ///
     /// # Errors

@@ -1,0 +1,81 @@
+//! Many small objects, and a long stream, through Citius.
+
+use super::Citius;
+use super::cold::{MOUNT, mount};
+use super::server::write_words;
+use crate::context::Context;
+use crate::measure::Side;
+use anyhow::Result;
+use citius_client::{Config, CreateOptions};
+use citius_understore::testing::servers::SeaweedFs;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Files loaded at once.
+const JOBS: &str = "64";
+
+/// `citius load` of a directory with as many objects, which are not here.
+pub(crate) struct Load<'a> {
+    context: &'a Context,
+    citius: Citius,
+    directory: String,
+    count: usize,
+    _server: Arc<SeaweedFs>,
+}
+
+impl<'a> Load<'a> {
+    /// `None` if only baselines are to be measured.
+    pub(crate) fn new(
+        context: &'a Context,
+        server: &Arc<SeaweedFs>,
+        directory: &str,
+        count: usize,
+    ) -> Result<Option<Self>> {
+        let Some(citius) = Citius::start_beside(context)? else { return Ok(None) };
+        mount(&citius, server)?;
+        let directory = format!("{MOUNT}/{directory}");
+        Ok(Some(Self { context, citius, directory, count, _server: Arc::clone(server) }))
+    }
+}
+
+impl Side for Load<'_> {
+    /// Objects per second.
+    fn round(&mut self, _seed: u64) -> Result<f64> {
+        self.citius.command(self.context, &["--quiet", "free", &self.directory])?;
+        let start = Instant::now();
+        self.citius.command(self.context, &["--quiet", "load", "--jobs", JOBS, &self.directory])?;
+        Ok(self.count as f64 / start.elapsed().as_secs_f64())
+    }
+}
+
+/// A file written through to the under-store.
+pub(crate) struct Stream {
+    citius: Citius,
+    bytes: usize,
+    server: Arc<SeaweedFs>,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Stream {
+    /// `None` if only baselines are to be measured.
+    pub(crate) fn new(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
+        let Some(citius) = Citius::start_beside(context)? else { return Ok(None) };
+        mount(&citius, server)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        Ok(Some(Self { citius, bytes, server: Arc::clone(server), runtime }))
+    }
+}
+
+impl Side for Stream {
+    /// Bytes per second.
+    fn round(&mut self, _seed: u64) -> Result<f64> {
+        let path = format!("{MOUNT}/stream");
+        let client = self.citius.client(Config::default())?;
+        let start = Instant::now();
+        write_words(&client, &path, self.bytes, CreateOptions::default())?;
+        let speed = self.bytes as f64 / start.elapsed().as_secs_f64();
+        client.delete(&path, false)?;
+        self.runtime.block_on(self.server.reclaim())?;
+        Ok(speed)
+    }
+}
