@@ -12,6 +12,7 @@ use super::{
     http::call,
     install::{Installed, install},
     ports::Ports,
+    server::{Processes, Server},
 };
 
 const FOLDER: &str = "/citius-test";
@@ -100,6 +101,12 @@ impl Hdfs {
                 put(&give).await
             })
             .await
+    }
+}
+
+impl Server for Hdfs {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
     }
 }
 

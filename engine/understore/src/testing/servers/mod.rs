@@ -17,7 +17,7 @@
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
-//! `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
+//! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
 //! that speak S3 have in common.
 
 mod azurite;
@@ -32,6 +32,7 @@ mod install;
 mod ports;
 mod s3_bucket;
 mod seaweedfs;
+mod server;
 mod sftp;
 mod shim;
 mod swift;
@@ -46,6 +47,7 @@ pub use hdfs::Hdfs;
 pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
+pub use server::{Processes, Server};
 pub use sftp::Sftp;
 pub use shim::{Dialect, StandIn};
 pub use swift::Swift;

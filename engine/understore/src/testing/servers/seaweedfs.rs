@@ -11,6 +11,7 @@ use super::{
     install::{Installed, install},
     ports::Ports,
     s3_bucket::S3Bucket,
+    server::{Processes, Server},
 };
 
 /// Go's collector works harder as it nears this, and has the same from all volumes.
@@ -109,6 +110,12 @@ impl SeaweedFs {
             })
             .await?;
         Ok(())
+    }
+}
+
+impl Server for SeaweedFs {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
     }
 }
 

@@ -30,6 +30,7 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{
     http::send,
     seaweedfs::{Access, SeaweedFs},
+    server::{Processes, Server},
 };
 
 /// Generations that are remembered; who conditions on an older one is told that it is not the object's.
@@ -106,6 +107,13 @@ impl StandIn {
     pub fn stop(self) -> io::Result<()> {
         self.proxy.abort();
         self.seaweedfs.stop()
+    }
+}
+
+impl Server for StandIn {
+    /// The proxy is a task of the test's own and waits for a paused SeaweedFS as its clients do.
+    fn processes(&self) -> Processes<'_> {
+        self.seaweedfs.processes()
     }
 }
 
