@@ -1,11 +1,13 @@
 //! Each real server of `testing::servers` that the under-store suites use most: it starts, keeps one object, says which
-//! version it is, and leaves nothing behind. What the adapters make of them is in the suites.
+//! version it is, waits while it is paused, and leaves nothing behind. What the adapters make of them is in the suites.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::{future::Future, pin::pin, time::Duration};
+
 use bytes::Bytes;
 use citius_understore::testing::servers::{
-    Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, StandIn, call, get,
+    Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, Shared, StandIn, call, get,
 };
 use http::{Method, Request, StatusCode};
 use object_store::{
@@ -16,12 +18,24 @@ use object_store::{
     path::Path,
 };
 
+/// Long enough for a server that is not paused to give itself away, mostly.
+const PAUSE: Duration = Duration::from_millis(500);
 const CONTENT: &[u8] = b"the first object";
 
 async fn keeps_one_object(store: &dyn ObjectStore) {
     let path = Path::from("folder/object");
     store.put(&path, PutPayload::from_static(CONTENT)).await.unwrap();
     assert_eq!(read(store).await, CONTENT);
+}
+
+/// What is asked of a paused server is answered when it goes on, and not before.
+async fn waits_while_paused<T>(server: &impl Server, asked: impl Future<Output = T>) -> T {
+    server.pause().unwrap();
+    let mut asked = pin!(asked);
+    let early = tokio::time::timeout(PAUSE, &mut asked).await.is_ok();
+    server.resume().unwrap();
+    assert!(!early, "a paused server answers");
+    asked.await
 }
 
 async fn read(store: &dyn ObjectStore) -> Bytes {
@@ -45,6 +59,7 @@ async fn azurite() {
     keeps_one_object(&build(&server, server.key())).await;
     let error = build(&server, "d3Jvbmc=").get(&Path::from("folder/object")).await.unwrap_err();
     assert!(matches!(error, object_store::Error::PermissionDenied { .. }), "{error:?}");
+    waits_while_paused(&server, keeps_one_object(&build(&server, server.key()))).await;
     server.restart().await.unwrap();
     keeps_one_object(&build(&server, server.key())).await;
     server.stop().unwrap();
@@ -92,6 +107,7 @@ async fn ceph_gateway() {
     let error = s3(server.s3(), "wrong").get(&Path::from("folder/object")).await.unwrap_err();
     assert!(matches!(error, object_store::Error::PermissionDenied { .. }), "{error:?}");
     keeps_one_object_by_swift(&server.swift_auth_url(), server.swift_keys(), server.container()).await;
+    assert_eq!(waits_while_paused(&server, read(&store)).await, CONTENT);
     server.restart().await.unwrap();
     assert_eq!(read(&store).await, CONTENT);
     server.stop().unwrap();
@@ -104,6 +120,9 @@ async fn gluster() {
     let path = server.path();
     std::fs::create_dir(path.join("folder")).unwrap();
     std::fs::write(path.join("folder/file"), CONTENT).unwrap();
+    let another = path.join("folder/another");
+    let writing = async { tokio::task::spawn_blocking(move || std::fs::write(another, CONTENT)).await };
+    waits_while_paused(&server, writing).await.unwrap().unwrap();
     server.restart().await.unwrap();
     assert_eq!(std::fs::read(path.join("folder/file")).unwrap(), CONTENT);
     server.stop().unwrap();
@@ -121,6 +140,7 @@ async fn hdfs() {
     assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT, "{answer:?}");
     let answer = call(put(answer.headers()["location"].to_str().unwrap())).await.unwrap();
     assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
+    waits_while_paused(&server, get(&format!("{file}&op=GETFILESTATUS"))).await.unwrap();
     server.restart().await.unwrap();
     let answer = get(&format!("{file}&op=OPEN")).await.unwrap();
     let answer = get(answer.headers()["location"].to_str().unwrap()).await.unwrap();
@@ -139,6 +159,7 @@ async fn seaweedfs() {
     let file = format!("{}/by-webdav", server.webdav());
     let answer = call(Request::put(&file).body(Bytes::from_static(CONTENT)).unwrap()).await.unwrap();
     assert_eq!(answer.status(), StatusCode::CREATED, "{answer:?}");
+    assert_eq!(waits_while_paused(&server, read(&store)).await, CONTENT);
     server.restart().await.unwrap();
     assert_eq!(read(&store).await, CONTENT);
     assert_eq!(get(&file).await.unwrap().body(), CONTENT);
@@ -198,4 +219,20 @@ async fn oss_stand_in() {
     let answer = put("copy", ("x-oss-of-tomorrow", "true"), b"other").await.unwrap();
     assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED, "{answer:?}");
     server.stop().unwrap();
+}
+
+/// Tests of one process that follow each other would else start a server each.
+#[tokio::test(flavor = "multi_thread")]
+async fn tests_share_a_server_as_long_as_one_has_it() {
+    static SHARED: Shared<Azurite> = Shared::new();
+    let (one, two) = tokio::join!(SHARED.get(Azurite::start), SHARED.get(Azurite::start));
+    let (one, two) = (one.unwrap(), two.unwrap());
+    assert_eq!(one.key(), two.key(), "two servers run");
+    let (key, endpoint) = (one.key().to_owned(), one.endpoint());
+    drop(one);
+    assert!(get(&endpoint).await.is_ok(), "one test ended the server of another");
+    drop(two);
+    assert!(get(&endpoint).await.is_err(), "the server outlives all who had it");
+    let third = SHARED.get(Azurite::start).await.unwrap();
+    assert_ne!(third.key(), key);
 }

@@ -16,6 +16,7 @@ use super::{
     http::{call, get},
     install::{Installed, install},
     ports::Ports,
+    server::{Processes, Server},
 };
 
 const ACCOUNT: &str = "citius";
@@ -118,6 +119,12 @@ impl Azurite {
         }
         let why = String::from_utf8_lossy(answer.body()).into_owned();
         Err(io::Error::other(format!("the container cannot be made: {} {why}", answer.status())))
+    }
+}
+
+impl Server for Azurite {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
     }
 }
 

@@ -11,6 +11,7 @@ use super::{
     install::{Installed, install, scripts},
     ports::Ports,
     s3_bucket::S3Bucket,
+    server::{Processes, Server},
 };
 
 const SWIFT_USER: &str = "citius:swift";
@@ -34,7 +35,7 @@ pub(super) enum Serves {
 /// The daemons below the gateway or the file system.
 #[derive(Debug)]
 pub(super) struct Cluster {
-    guard: Guard,
+    pub(super) guard: Guard,
     start: Command,
     /// The monitor's, for both of its protocols.
     _ports: Ports<2>,
@@ -175,9 +176,16 @@ impl CephGateway {
     }
 }
 
+impl Server for CephGateway {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard, &self.cluster.guard])
+    }
+}
+
 fn launch(cluster: &Cluster, port: u16) -> io::Result<Guard> {
     let mut command = Command::new("radosgw");
     command.args(["-f", "-n", "client.rgw", "-c"]).arg(cluster.conf());
     command.arg(format!("--rgw-frontends=beast endpoint=127.0.0.1:{port}"));
+    command.arg(format!("--log-file={}", cluster.folder.path().join("gateway.log").display()));
     Guard::start(cluster.folder.path(), "gateway", Walls::PROCESSES, &command)
 }

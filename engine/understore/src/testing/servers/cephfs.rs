@@ -6,6 +6,7 @@ use super::{
     ceph::{CephStore, Cluster, Serves},
     guard::{Guard, Network, Walls},
     install::{Installed, install},
+    server::{Processes, Server},
 };
 
 /// A running CephFS that is mounted. Needs root.
@@ -52,6 +53,12 @@ impl CephFs {
     pub fn stop(mut self) -> io::Result<()> {
         self.client.stop()?;
         self.cluster.stop()
+    }
+}
+
+impl Server for CephFs {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.cluster.guard])
     }
 }
 

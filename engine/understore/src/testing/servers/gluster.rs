@@ -13,6 +13,7 @@ use super::{
     fresh,
     guard::{Guard, Network, Walls, is_there},
     install::{Installed, install, scripts},
+    server::{Processes, Server},
 };
 
 const REACHED_PATIENCE: Duration = Duration::from_secs(60);
@@ -89,6 +90,12 @@ impl Gluster {
             }
             tokio::time::sleep(LOOK_PAUSE).await;
         }
+    }
+}
+
+impl Server for Gluster {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.server])
     }
 }
 

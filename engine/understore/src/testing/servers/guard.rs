@@ -1,15 +1,18 @@
 //! A process of a server, and everything that it starts.
 //!
-//! It runs in a process namespace of its own under `ci/servers/guard`, which holds the other end of a pipe. Dropping the
-//! [`Guard`] ends all of it, with SIGKILL; so does the death of this process, which closes the pipe. A parent-death
+//! It runs in a process namespace of its own under `ci/servers/guard`, which holds the other end of a socket. Dropping the
+//! [`Guard`] ends all of it, with SIGKILL; so does the death of this process, which closes the socket. A parent-death
 //! signal would not do: it is sent when the *thread* that started the server ends.
 
 use std::{
     fs::{self, File},
-    io::{self, Write},
-    os::unix::{fs::MetadataExt, process::ExitStatusExt},
+    io::{self, BufRead, BufReader, Write},
+    os::{
+        fd::OwnedFd,
+        unix::{fs::MetadataExt, net::UnixStream, process::ExitStatusExt},
+    },
     path::{Path, PathBuf},
-    process::{Child, ChildStdin, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,7 @@ const READY_PATIENCE: Duration = Duration::from_secs(90);
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// A probe may hang in a server that accepts and does not answer yet.
 const PROBE_PATIENCE: Duration = Duration::from_secs(10);
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 const END_PATIENCE: Duration = Duration::from_secs(20);
 const LOG_LINES_SHOWN: usize = 20;
 
@@ -53,7 +57,8 @@ impl Walls<'_> {
 #[derive(Debug)]
 pub(super) struct Guard {
     child: Child,
-    pipe: Option<ChildStdin>,
+    /// To `ci/servers/guard`, until it ends.
+    orders: Option<UnixStream>,
     log: PathBuf,
 }
 
@@ -70,6 +75,8 @@ impl Guard {
         if walls.mount.is_none() {
             guarded.arg("--mount-proc");
         }
+        let (orders, ear) = UnixStream::pair()?;
+        orders.set_read_timeout(Some(ANSWER_PATIENCE))?;
         guarded
             .args(["--fork", "--pid", "--kill-child", "--"])
             .arg(scripts().join("guard"))
@@ -78,7 +85,7 @@ impl Guard {
             .arg(command.get_program())
             .args(command.get_args())
             .env(MARK, &log)
-            .stdin(Stdio::piped())
+            .stdin(OwnedFd::from(ear))
             .stdout(output.try_clone()?)
             .stderr(output)
             .current_dir(folder);
@@ -88,9 +95,8 @@ impl Guard {
                 None => guarded.env_remove(name),
             };
         }
-        let mut child = guarded.spawn()?;
-        let pipe = child.stdin.take();
-        Ok(Self { child, pipe, log })
+        let child = guarded.spawn()?;
+        Ok(Self { child, orders: Some(orders), log })
     }
 
     /// The process id that ends all of it when it is killed.
@@ -131,6 +137,24 @@ impl Guard {
         .await
     }
 
+    /// Stops all of its processes where they are, with SIGSTOP.
+    pub(super) fn pause(&self) -> io::Result<()> {
+        self.order("pause")
+    }
+
+    /// Lets paused processes go on.
+    pub(super) fn resume(&self) -> io::Result<()> {
+        self.order("resume")
+    }
+
+    fn order(&self, word: &str) -> io::Result<()> {
+        let mut orders = self.orders.as_ref().ok_or_else(|| io::Error::other("the server has ended"))?;
+        orders.write_all(format!("{word}\n").as_bytes())?;
+        let mut answer = String::new();
+        BufReader::new(orders).read_line(&mut answer)?;
+        if answer == "done\n" { Ok(()) } else { Err(io::Error::other(format!("the guard answers {answer:?}"))) }
+    }
+
     /// Ends it, and looks for what is left.
     ///
     /// # Errors
@@ -143,10 +167,10 @@ impl Guard {
 
     /// Ends it as `kill -9` would.
     pub(super) fn end(&mut self) {
-        let Some(mut pipe) = self.pipe.take() else { return };
+        let Some(mut orders) = self.orders.take() else { return };
         // The guard may have ended with its server, and is not there to read.
-        let _ = pipe.write_all(b"keep\n");
-        drop(pipe);
+        let _ = orders.write_all(b"keep\n");
+        drop(orders);
         let deadline = Instant::now() + END_PATIENCE;
         while matches!(self.child.try_wait(), Ok(None)) {
             if Instant::now() > deadline {
@@ -156,6 +180,11 @@ impl Guard {
             }
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// Shows the end of its log to whoever reads of a test that failed.
+    pub(super) fn show_log(&self) {
+        eprintln!("the end of {}:\n{}", self.log.display(), self.log_tail());
     }
 
     fn log_tail(&self) -> String {
@@ -169,7 +198,7 @@ impl Guard {
 impl Drop for Guard {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the end of {}:\n{}", self.log.display(), self.log_tail());
+            self.show_log();
         }
         self.end();
     }
@@ -216,6 +245,8 @@ fn processes_of(log: &Path) -> io::Result<Vec<u32>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::process::Stdio;
+
     use super::*;
 
     const PATIENCE: Duration = Duration::from_secs(20);
@@ -248,26 +279,48 @@ mod tests {
         assert!(folder.path().exists());
     }
 
-    /// A test's process that is killed runs no destructor: what is left of it is a pipe with no writer.
+    /// A test's process that is killed runs no destructor: what is left of it is a socket whose other end is closed.
     #[test]
     fn a_killed_owner_leaves_neither_processes_nor_files() {
         let folder = tempfile::tempdir().unwrap();
-        let mut owner = Command::new("sleep").arg("1000").stdout(Stdio::piped()).spawn().unwrap();
-        let pipe = owner.stdout.take().unwrap();
+        let (owner, ear) = UnixStream::pair().unwrap();
         let mut guard = Guard::start(folder.path(), "daemons", Walls::PROCESSES, &daemons()).unwrap();
         let log = folder.path().join("orphans.log");
         let mut orphans = entering(Network::Machine);
         orphans.args(["--fork", "--pid", "--kill-child", "--"]).arg(scripts().join("guard")).arg(folder.path());
-        let mut orphans =
-            orphans.args(["", "sh", "-c", DAEMONS]).env(MARK, &log).stdin(pipe).stderr(Stdio::null()).spawn().unwrap();
+        orphans.args(["", "sh", "-c", DAEMONS]).env(MARK, &log).stdin(OwnedFd::from(ear)).stderr(Stdio::null());
+        let mut orphans = orphans.spawn().unwrap();
         wait_for("the daemon never started", || processes_of(&log).unwrap().len() == 6);
         guard.end();
         assert!(folder.path().exists(), "one guard's end takes the folder from another");
-        owner.kill().unwrap();
-        owner.wait().unwrap();
+        drop(owner);
         wait_for("processes outlive their owner", || processes_of(&log).unwrap().is_empty());
         orphans.wait().unwrap();
         assert!(!folder.path().exists());
+    }
+
+    fn states_of(pids: &[u32]) -> String {
+        let state =
+            |pid| fs::read_to_string(format!("/proc/{pid}/stat")).unwrap().rsplit(") ").next().unwrap().chars().next();
+        pids.iter().filter_map(state).collect()
+    }
+
+    /// Its guard must hear its owner's end all the same.
+    #[test]
+    fn a_pause_stops_all_processes_but_the_guard_s() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut guard = Guard::start(folder.path(), "daemons", Walls::PROCESSES, &daemons()).unwrap();
+        let log = guard.log.clone();
+        wait_for("the daemon never started", || processes_of(&log).unwrap().len() == 6);
+        let pids = processes_of(&log).unwrap();
+        let stopped = || states_of(&pids).matches('T').count();
+        guard.pause().unwrap();
+        wait_for("not the shell and its two sleeps are stopped", || stopped() == 3);
+        guard.resume().unwrap();
+        wait_for("some are stopped still", || stopped() == 0);
+        guard.pause().unwrap();
+        guard.stop().unwrap();
+        assert!(guard.pause().is_err());
     }
 
     #[tokio::test]

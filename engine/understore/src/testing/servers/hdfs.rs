@@ -12,6 +12,7 @@ use super::{
     http::call,
     install::{Installed, install},
     ports::Ports,
+    server::{Processes, Server},
 };
 
 const FOLDER: &str = "/citius-test";
@@ -103,6 +104,12 @@ impl Hdfs {
     }
 }
 
+impl Server for Hdfs {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
+    }
+}
+
 async fn put(uri: &str) -> io::Result<()> {
     let answer = call(Request::put(uri).body(Bytes::new()).map_err(io::Error::other)?).await?;
     if answer.status().is_success() {
@@ -132,6 +139,8 @@ fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<2>, format: boo
         // WebHDFS reaches into what Java 17 has closed; Hadoop's own scripts open it too.
         .args(["--add-opens", "java.base/java.lang=ALL-UNNAMED"])
         .arg(format!("-Dlog4j.configuration=file:{}", installed.folder.join("log4j.properties").display()))
+        // Else its web servers, and Java itself, leave folders beside everybody's temporary files.
+        .args([format!("-Djava.io.tmpdir={}", folder.path().display()), "-XX:-UsePerfData".to_owned()])
         .arg(format!("-DHADOOP_USER_NAME={SUPERUSER}"))
         .arg("-cp")
         .arg(installed.folder.join("jars/*"))

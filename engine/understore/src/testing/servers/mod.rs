@@ -2,7 +2,8 @@
 //!
 //! Each binds 127.0.0.1 only, at ports of its own (`ports.rs`); keeps all that it has in a temporary folder; is installed on first
 //! use by `ci/servers/install`; and ends when its value is dropped, or when this process dies, however that dies
-//! (`ci/servers/guard`). A test that panics shows the last lines of its servers' logs.
+//! (`ci/servers/guard`). A test that panics shows the last lines of its servers' logs. Tests that only look may have one
+//! between them ([`Shared`]).
 //!
 //! | file | system | speaks |
 //! |---|---|---|
@@ -17,7 +18,7 @@
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
-//! `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
+//! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
 //! that speak S3 have in common.
 
 mod azurite;
@@ -32,7 +33,9 @@ mod install;
 mod ports;
 mod s3_bucket;
 mod seaweedfs;
+mod server;
 mod sftp;
+mod shared;
 mod shim;
 mod swift;
 mod webdav;
@@ -46,7 +49,9 @@ pub use hdfs::Hdfs;
 pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
+pub use server::{Processes, Server};
 pub use sftp::Sftp;
+pub use shared::{Lease, Shared};
 pub use shim::{Dialect, StandIn};
 pub use swift::Swift;
 pub use webdav::Webdav;

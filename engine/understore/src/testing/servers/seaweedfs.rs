@@ -11,6 +11,7 @@ use super::{
     install::{Installed, install},
     ports::Ports,
     s3_bucket::S3Bucket,
+    server::{Processes, Server},
 };
 
 /// Go's collector works harder as it nears this, and has the same from all volumes.
@@ -127,6 +128,12 @@ impl SeaweedFs {
     }
 }
 
+impl Server for SeaweedFs {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
+    }
+}
+
 impl Drop for SeaweedFs {
     fn drop(&mut self) {
         // It puts these beside everybody else's temporary files and leaves them there.
@@ -177,7 +184,7 @@ fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<PORTS>) -> io::
     command
         .arg(format!("-logdir={}", folder.path().display()))
         .args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-webdav"])
-        .args(["-master.telemetry=false", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"])
+        .args(["-master.telemetry=false", "-master.electionTimeout=1s", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false"])
         // Relative names: the working folder is the server's, and a socket's name is short.
         .args(["-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock", "-webdav.cacheDir=."])
         .arg(format!("-master.volumeSizeLimitMB={VOLUME_MIB_MAX}"))

@@ -9,6 +9,7 @@ use super::{
     guard::{Guard, Walls},
     install::{Installed, install},
     ports::Ports,
+    server::{Processes, Server},
 };
 
 /// A running OpenSSH with one folder. Needs root.
@@ -94,6 +95,12 @@ impl Sftp {
     async fn wait(&mut self) -> io::Result<()> {
         let address = self.address();
         self.guard.ready(async || tokio::net::TcpStream::connect(&address).await.map(drop)).await
+    }
+}
+
+impl Server for Sftp {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
     }
 }
 

@@ -25,11 +25,12 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::{
     http::send,
     seaweedfs::{Access, SeaweedFs},
+    server::{Processes, Server},
 };
 
 /// Generations that are remembered; who conditions on an older one is told that it is not the object's.
@@ -57,9 +58,10 @@ impl Dialect {
 /// A running stand-in with one bucket.
 #[derive(Debug)]
 pub struct StandIn {
-    proxy: tokio::task::JoinHandle<()>,
-    address: SocketAddr,
     seaweedfs: SeaweedFs,
+    address: SocketAddr,
+    /// The proxy ends when this goes.
+    _proxy: oneshot::Sender<()>,
 }
 
 impl StandIn {
@@ -69,11 +71,23 @@ impl StandIn {
     /// As [`SeaweedFs::start`].
     pub async fn start(dialect: Dialect) -> io::Result<Self> {
         let seaweedfs = SeaweedFs::start_for(Access::Anybody).await?;
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
+        listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let shim = Shim { dialect, upstream: seaweedfs.s3().endpoint().to_owned(), generations: Mutex::default() };
-        let proxy = tokio::spawn(serve(listener, Arc::new(shim)));
-        Ok(Self { proxy, address, seaweedfs })
+        let (proxy, ended) = oneshot::channel::<()>();
+        // A thread of its own: the runtime here may be one test's, and the stand-in several tests'.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        std::thread::Builder::new().name("stand-in".into()).spawn(move || {
+            runtime.block_on(async move {
+                let Ok(listener) = TcpListener::from_std(listener) else { return };
+                tokio::select! {
+                    () = serve(listener, Arc::new(shim)) => {}
+                    _ = ended => {}
+                }
+            });
+        })?;
+        Ok(Self { seaweedfs, address, _proxy: proxy })
     }
 
     /// Where clients connect to; buckets are the first part of the path.
@@ -104,13 +118,19 @@ impl StandIn {
     /// # Errors
     /// When a process of it is left.
     pub fn stop(self) -> io::Result<()> {
-        self.proxy.abort();
         self.seaweedfs.stop()
     }
 }
 
+impl Server for StandIn {
+    /// The proxy is a thread of the test's own and waits for a paused SeaweedFS as its clients do.
+    fn processes(&self) -> Processes<'_> {
+        self.seaweedfs.processes()
+    }
+}
+
 async fn serve(listener: TcpListener, shim: Arc<Shim>) {
-    // Dropped, and with it all connections, when this task is aborted.
+    // Dropped, and with it all connections, when the stand-in is.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

@@ -12,6 +12,7 @@ use super::{
     http::call,
     install::{Installed, install, scripts},
     ports::Ports,
+    server::{Processes, Server},
 };
 
 const USER: &str = "citius:swift";
@@ -104,5 +105,11 @@ impl Swift {
                 Err(io::Error::other(format!("a container is answered by {}", answer.status())))
             })
             .await
+    }
+}
+
+impl Server for Swift {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
     }
 }

@@ -16,6 +16,7 @@ use super::{
     http::get,
     install::{Installed, install},
     ports::Ports,
+    server::{Processes, Server},
 };
 
 const USER: &str = "citius";
@@ -91,6 +92,12 @@ impl Webdav {
         let endpoint = self.endpoint();
         self.guard.ready(async || get(&endpoint).await).await?;
         Ok(())
+    }
+}
+
+impl Server for Webdav {
+    fn processes(&self) -> Processes<'_> {
+        Processes(vec![&self.guard])
     }
 }
 
