@@ -6,9 +6,9 @@
 //!                 ▼                                                ▼
 //!  mount.rs ──▶ store.rs (the contract) ◀── bridge.rs (shards ▶ tokio)
 //!                 ▲          ▲         ▲
-//!             local/      object/    memory.rs          read_only.rs wraps any of them
-//!                            ▲
-//!                           s3/
+//!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
+//!                            ▲          ▲
+//!                           s3/       hdfs/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -18,6 +18,8 @@
 //! | `local/` | `file:`, our own, beneath one folder |
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`: its requests |
+//! | `tree/` | what all file systems on a network have in common, over the calls of each |
+//! | `hdfs/` | `hdfs://`: its calls |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -26,6 +28,7 @@
 
 mod bridge;
 mod error;
+mod hdfs;
 mod local;
 #[cfg(feature = "testing")]
 mod memory;
@@ -41,6 +44,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traffic;
+mod tree;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
 pub use error::{Error, ErrorClass, Result, Source};

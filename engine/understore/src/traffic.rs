@@ -16,7 +16,7 @@ pub struct Traffic {
 /// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TrafficTotals {
-    /// Requests sent, retries included; for `file:` the calls of the store's operations.
+    /// Requests sent, retries included; for file systems the calls of the store's operations.
     pub requests: u64,
     /// Of these, requests for the content of files.
     pub reads: u64,

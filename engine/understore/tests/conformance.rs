@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use citius_understore::{
-    LocalStore, MemoryStore, UnderStore,
+    LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{Report, conformance, servers::SeaweedFs},
 };
 
@@ -58,5 +58,22 @@ async fn s3_of_a_ceph_gateway() {
         store.check().await.unwrap();
         hold(store, &["descriptors_show_one_version"]).await;
     }
+    server.stop().unwrap();
+}
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs() {
+    use citius_understore::testing::servers::Hdfs;
+
+    let server = Hdfs::start().await.unwrap();
+    println!("hadoop {}", server.version());
+    let spec =
+        |folder: &str| MountSpec::new(format!("{}{folder}", server.name_node())).option("hadoop_user", server.user());
+    let above = citius_understore::open(&spec(server.folder())).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&spec(&format!("{}/pre fix%", server.folder()))).unwrap();
+    store.check().await.unwrap();
+    hold(store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
