@@ -412,6 +412,7 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         shared_upload,
         descriptors,
         control_characters,
+        refused_characters,
     } = capabilities;
     let answers = [
         ("create a file only where none is", compares(create_only)),
@@ -428,6 +429,10 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         ("several workers upload one file", yes(shared_upload)),
         ("workers read its files without a copy through memory", yes(descriptors)),
         ("control characters in names", yes(control_characters)),
+        (
+            "every other character in names",
+            if refused_characters.is_empty() { "yes" } else { "no: some are refused by name" },
+        ),
     ];
     answers.map(|(name, answer)| Ability { name, answer, known: Known::Declared }).into()
 }

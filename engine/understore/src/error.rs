@@ -61,8 +61,8 @@ pub enum Error {
         /// The endpoint.
         endpoint: String,
     },
-    /// The mounted folder does not exist.
-    #[error("folder {path} does not exist on this machine; create it, or check the path")]
+    /// The mounted folder does not exist where it was looked for.
+    #[error("folder {path} does not exist; create it, or check the path")]
     MissingFolder {
         /// The folder.
         path: String,
@@ -74,7 +74,7 @@ pub enum Error {
         path: String,
     },
     /// Nothing answers at the endpoint.
-    #[error("{endpoint} does not answer ({reason}); check that it runs, aws_endpoint and the network")]
+    #[error("{endpoint} does not answer ({reason}); check that it runs, its address and the network")]
     Unreachable {
         /// The endpoint.
         endpoint: String,
@@ -91,8 +91,8 @@ pub enum Error {
         /// What the handshake said.
         reason: String,
     },
-    /// The store knows no such key, or the signature was made with another secret.
-    #[error("{endpoint} refused the keys ({reason}); check aws_access_key_id and aws_secret_access_key")]
+    /// The store knows no such key or user, or was shown another secret than its own.
+    #[error("{endpoint} refused the keys ({reason}); check the keys, or the user and password, in the options")]
     WrongKeys {
         /// The endpoint.
         endpoint: String,

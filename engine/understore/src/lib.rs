@@ -6,9 +6,9 @@
 //!                 ▼                                                ▼
 //!  mount.rs ──▶ store.rs (the contract) ◀── bridge.rs (shards ▶ tokio)
 //!                 ▲          ▲         ▲
-//!             local/      object/    memory.rs          read_only.rs wraps any of them
-//!                            ▲
-//!                           s3/
+//!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
+//!                            ▲          ▲
+//!                           s3/       hdfs/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -19,6 +19,8 @@
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`: its requests |
 //! | `web/` | requests over HTTP, signed and governed |
+//! | `tree/` | what all file systems on a network have in common, over the calls of each |
+//! | `hdfs/` | `hdfs://`: its calls |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -29,6 +31,7 @@
 mod bridge;
 mod diagnose;
 mod error;
+mod hdfs;
 mod local;
 #[cfg(feature = "testing")]
 mod memory;
@@ -44,6 +47,7 @@ mod store;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traffic;
+mod tree;
 mod web;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};

@@ -151,6 +151,7 @@ impl UnderStore for MemoryStore {
             shared_upload: true,
             descriptors: false,
             control_characters: true,
+            refused_characters: "",
         }
     }
 

@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
-use crate::{Error, Result, Secret, UnderStore, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown};
+use crate::{
+    Error, Result, Secret, UnderStore, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown,
+};
 
 /// What is to be mounted.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -66,6 +68,7 @@ struct System {
 const REGISTRY: &[System] = &[
     System { schemes: &["file"], open: open_local },
     System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open(&spec.uri, &spec.options)?)) },
+    System { schemes: &["hdfs"], open: |spec| Ok(Arc::new(hdfs::open(spec)?)) },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];
@@ -119,6 +122,16 @@ fn open_local(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
         });
     }
     Ok(Arc::new(LocalStore::new(PathBuf::from(folder))?))
+}
+
+/// An option that no store of this kind has: the one that was meant, or those that there are.
+pub(crate) fn unknown_option(name: &str, known: &[&str], others: &str, shown: &str) -> Error {
+    let advice = match nearest(name, known) {
+        Some(meant) => format!("did you mean {meant}?"),
+        None if others.is_empty() => format!("the options are {}", known.join(", ")),
+        None => format!("the options are {}, and {others}", known.join(", ")),
+    };
+    Error::UnknownOption { uri: shown.to_owned(), option: name.to_owned(), advice }
 }
 
 /// The known name within two edits of `name`, for "did you mean".

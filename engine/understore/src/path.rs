@@ -12,6 +12,9 @@ use crate::{Error, Result};
 pub const COMPONENT_BYTES_MAX: usize = 255;
 /// Bytes of a whole path.
 pub const PATH_BYTES_MAX: usize = 4096;
+/// The folder of our temporaries in the root of a mounted file system, and the start of their names elsewhere. Both are
+/// hidden.
+pub(crate) const STAGING: &str = ".citius-staging";
 
 /// A checked path, relative to the root of a mount. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,6 +70,15 @@ impl StorePath {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
     }
 
+    /// Refuses a path that leads through one of our own names.
+    pub(crate) fn check_unreserved(&self) -> Result<()> {
+        if self.as_str().split('/').any(is_reserved) {
+            let reason = format!("names that begin with {STAGING} are kept for Citius' temporaries");
+            return Err(Error::Unnameable { path: self.to_string(), reason });
+        }
+        Ok(())
+    }
+
     /// The path of a child.
     pub fn join(&self, name: &str) -> Result<Self> {
         if self.is_root() { Self::parse(name) } else { Self::parse(&format!("{self}/{name}")) }
@@ -76,6 +88,11 @@ impl StorePath {
     pub fn contains(&self, other: &Self) -> bool {
         self.is_root() || other.0.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
+}
+
+/// Whether a name is one of ours, hidden from lists of file systems and refused to users there.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    name.strip_prefix(STAGING).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// What is wrong with one component, if anything is.

@@ -161,6 +161,8 @@ pub struct Capabilities {
     pub descriptors: bool,
     /// Whether names may hold ASCII control characters.
     pub control_characters: bool,
+    /// Other characters that names may not hold, besides the slash and NUL.
+    pub refused_characters: &'static str,
 }
 
 /// What must hold of the target for a publication or a rename to happen.

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use citius_understore::{
-    LocalStore, MemoryStore, UnderStore,
+    LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
         Report, conformance,
-        servers::{CephGateway, CephStore, S3Bucket, SeaweedFs, Shared},
+        servers::{CephGateway, CephStore, Hdfs, S3Bucket, SeaweedFs, Shared},
     },
 };
 
@@ -78,4 +78,18 @@ async fn s3_of_a_ceph_gateway() {
 async fn s3_prefix_of_a_ceph_gateway() {
     let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
     hold_in_bucket(server.s3(), PREFIX, CEPH_SKIPS).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hdfs() {
+    let server = Hdfs::start().await.unwrap();
+    println!("hadoop {}", server.version());
+    let spec =
+        |folder: &str| MountSpec::new(format!("{}{folder}", server.name_node())).option("hadoop_user", server.user());
+    let above = citius_understore::open(&spec(server.folder())).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&spec(&format!("{}/pre fix%", server.folder()))).unwrap();
+    store.check().await.unwrap();
+    hold(store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
 }

@@ -10,9 +10,12 @@ use rustix::{
 
 use super::{
     Inner,
-    root::{BENEATH, io_error, is_reserved, to_stat},
+    root::{BENEATH, io_error, to_stat},
 };
-use crate::{Glance, PATH_BYTES_MAX, Result, StorePath, path::check_component};
+use crate::{
+    Glance, PATH_BYTES_MAX, Result, StorePath,
+    path::{check_component, is_reserved},
+};
 
 /// An open directory.
 #[derive(Debug)]

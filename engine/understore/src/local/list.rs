@@ -23,10 +23,11 @@ use rustix::{
 use super::{
     Inner,
     calls::Call,
-    root::{describe, io_error, is_reserved, to_stat},
+    root::{describe, io_error, to_stat},
 };
 use crate::{
     Entry, Error, Page, Refusal, Result, StorePath,
+    path::is_reserved,
     store::{PAGE_ENTRIES_MAX, Pages},
 };
 

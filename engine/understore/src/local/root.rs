@@ -15,14 +15,12 @@ use rustix::{
 };
 
 use super::near;
-use crate::{Error, Glance, Result, Stat, StorePath, VersionToken, store::Kind};
+use crate::{Error, Glance, Result, Stat, StorePath, VersionToken, path::is_reserved, store::Kind};
 
 /// The kernel answers EAGAIN when a rename races with the resolution; it is tried again this often.
 const RESOLVE_ATTEMPTS_MAX: usize = 64;
 /// Nothing outside the folder, by whatever name.
 pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_MAGICLINKS);
-/// The folder of our temporaries in the mount's root, and the start of their names elsewhere. Both are hidden.
-pub(super) const STAGING: &str = ".citius-staging";
 
 /// The root of a `file:` mount.
 #[derive(Debug)]
@@ -69,10 +67,7 @@ impl Root {
     }
 
     fn open_with(&self, path: &StorePath, resolve: impl Fn(&str) -> Result<OwnedFd, Errno>) -> Result<OwnedFd> {
-        if path.as_str().split('/').any(is_reserved) {
-            let reason = format!("names that begin with {STAGING} are kept for Citius' temporaries");
-            return Err(Error::Unnameable { path: path.to_string(), reason });
-        }
+        path.check_unreserved()?;
         let name = if path.is_root() { "." } else { path.as_str() };
         resolve(name).map_err(|errno| io_error(path.as_str(), "open", errno))
     }
@@ -171,11 +166,6 @@ impl Root {
     pub(super) fn dir(&self) -> &OwnedFd {
         &self.dir
     }
-}
-
-/// Whether a name is one of ours, hidden from lists and refused to users.
-pub(super) fn is_reserved(name: &str) -> bool {
-    name.strip_prefix(STAGING).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// The stat of a file or directory; anything else is named and refused.

@@ -24,9 +24,11 @@ use super::{
     Inner,
     calls::Call,
     list::Names,
-    root::{STAGING, io_error, to_stat},
+    root::{io_error, to_stat},
 };
-use crate::{Condition, Error, FileId, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, VersionToken};
+use crate::{
+    Condition, Error, FileId, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, VersionToken, path::STAGING,
+};
 
 /// Bytes held before they are written, so that small writes do not each pay for a change of thread.
 const HELD_BYTES_MAX: usize = 1 << 20;

@@ -174,6 +174,7 @@ impl UnderStore for Objects {
             shared_upload: true,
             descriptors: false,
             control_characters: false,
+            refused_characters: "",
         }
     }
 
