@@ -17,7 +17,7 @@
 //! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
 //! | `local/` | `file:`, our own, beneath one folder |
 //! | `object/` | what all object stores have in common, over the requests of each |
-//! | `s3/` | `s3://`: its requests |
+//! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
 //! | `web/` | requests over HTTP, signed and governed |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
@@ -46,6 +46,7 @@ mod traffic;
 mod web;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
+pub(crate) use error::Advice;
 pub use error::{Error, ErrorClass, Result, Source};
 pub use local::{LocalDirectory, LocalStore};
 #[cfg(feature = "testing")]

@@ -150,13 +150,9 @@ async fn seaweedfs() {
 async fn gcs_stand_in() {
     let server = StandIn::start(Dialect::Gcs).await.unwrap();
     println!("gcs: seaweedfs {}", server.version());
-    let account = format!(
-        r#"{{"gcs_base_url": "{}", "disable_oauth": true, "client_email": "", "private_key": "",
-        "private_key_id": ""}}"#,
-        server.endpoint()
-    );
     let store = GoogleCloudStorageBuilder::new()
-        .with_service_account_key(account)
+        .with_base_url(&server.endpoint())
+        .with_bearer_token(server.token())
         .with_bucket_name(server.bucket())
         .with_client_options(ClientOptions::new().with_allow_http(true))
         .build()
