@@ -62,6 +62,18 @@ async fn gcs_through_a_stand_in() {
     server.stop().unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn oss_through_a_stand_in() {
+    let server = StandIn::start(Dialect::Oss).await.unwrap();
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        // It cannot be told which version to replace.
+        hold(store, &["backslashes_in_names", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    }
+    server.stop().unwrap();
+}
+
 #[cfg(feature = "more-servers")]
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_of_a_ceph_gateway() {

@@ -174,6 +174,10 @@ impl Client {
                 let reason = format!("{reason}; name the project that pays as google_user_project");
                 Error::PermissionDenied { path: shown.to_owned(), reason }
             }
+            (_, "SecondLevelDomainForbidden") => {
+                let reason = format!("{reason}; leave oss_addressing_style out");
+                Error::PermissionDenied { path: shown.to_owned(), reason }
+            }
             (403, _) => Error::PermissionDenied { path: shown.to_owned(), reason },
             (404, _) => Error::NotFound { path: shown.to_owned() },
             (_, "KeyTooLongError" | "KeyTooLong" | "InvalidObjectName") => {

@@ -120,6 +120,33 @@ pub(super) static GCS: Dialect = Dialect {
     rules: Rules { copy_bytes_max: 5 << 40, ..S3.rules },
 };
 
+/// Alibaba OSS. It can be told that nothing may be there, and not which version to replace or to delete. Objects of any
+/// size are copied within their bucket; etags are digests only of what was put.
+pub(super) static OSS: Dialect = Dialect {
+    version: Version::Etag,
+    file_id: "x-oss-meta-citius-file",
+    copy_source: "x-oss-copy-source",
+    copy_root: "/",
+    copy_if: "x-oss-copy-source-if-match",
+    read_if: "if-match",
+    delete_if: None,
+    create: ("x-oss-forbid-overwrite", "true"),
+    replace: None,
+    completes_conditionally: true,
+    exists: (409, Some("FileAlreadyExists")),
+    read_also: None,
+    payer: "x-oss-request-payer",
+    etags_are_digests: false,
+    encodes_tokens: true,
+    rules: Rules {
+        key_bytes_max: 1023,
+        copy_bytes_max: u64::MAX,
+        replace: Compares::JustBefore,
+        complete: Compares::JustBefore,
+        ..S3.rules
+    },
+};
+
 impl Dialect {
     /// The header by which a put has the store judge a condition, if it can.
     pub(super) fn put_if<'a>(&self, condition: &'a Condition) -> Option<(&'static str, &'a str)> {
@@ -160,12 +187,14 @@ mod tests {
             |dialect: &Dialect, condition| dialect.put_if(condition).map(|(name, value)| format!("{name}: {value}"));
         assert_eq!(sent(&S3, &replaces).as_deref(), Some("if-match: 7"));
         assert_eq!(sent(&GCS, &replaces).as_deref(), Some("x-goog-if-generation-match: 7"));
+        assert_eq!(sent(&OSS, &replaces), None);
         assert_eq!(sent(&GCS, &Condition::MustNotExist).as_deref(), Some("x-goog-if-generation-match: 0"));
-        for dialect in [&S3, &GCS] {
+        for dialect in [&S3, &GCS, &OSS] {
             assert_eq!(sent(dialect, &Condition::Any), None);
             let atomic = dialect.rules.replace == Compares::Atomically;
             assert_eq!(dialect.replace.is_some(), atomic, "{dialect:?}");
         }
         assert_eq!(GCS.complete_if(&Condition::MustNotExist), None);
+        assert_eq!(OSS.complete_if(&Condition::MustNotExist), Some(("x-oss-forbid-overwrite", "true")));
     }
 }

@@ -26,8 +26,9 @@
 //! `a/b`, replaces control characters in continuation tokens, shows a directory after its last object is gone until it has
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
-//! - `aws.rs` and `gcs.rs` read URI and options, with what `connect.rs` has for all; `keys.rs` is where keys come from,
-//!   `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads and writes documents.
+//! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all; `keys.rs` is where keys come
+//!   from (`ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
+//!   and writes documents.
 
 mod aws;
 mod client;
@@ -35,6 +36,8 @@ mod connect;
 mod dialect;
 mod gcs;
 mod keys;
+mod oss;
+mod ram;
 pub(crate) mod v4;
 mod xml;
 
@@ -50,7 +53,7 @@ use http::{HeaderMap, Method};
 
 #[cfg(feature = "testing")]
 pub(crate) use self::aws::connect as connect_aws;
-pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs};
+pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs, oss::open as open_oss};
 use self::{
     client::{Client, Failure, Request},
     dialect::Version,
