@@ -54,12 +54,16 @@ pub enum Error {
         reason: String,
     },
     /// The bucket does not exist at the endpoint that was asked.
-    #[error("bucket \"{bucket}\" does not exist at {endpoint}; create it, or check its name and aws_endpoint")]
+    #[error("{kind} \"{bucket}\" does not exist at {endpoint}; {advice}")]
     MissingBucket {
+        /// What the system calls it.
+        kind: &'static str,
         /// The bucket.
         bucket: String,
         /// The endpoint.
         endpoint: String,
+        /// What to do, in the names of this system's options.
+        advice: &'static str,
     },
     /// The mounted folder does not exist where it was looked for.
     #[error("folder {path} does not exist; create it, or check the path")]
@@ -74,12 +78,14 @@ pub enum Error {
         path: String,
     },
     /// Nothing answers at the endpoint.
-    #[error("{endpoint} does not answer ({reason}); check that it runs, its address and the network")]
+    #[error("{endpoint} does not answer ({reason}); {advice}")]
     Unreachable {
         /// The endpoint.
         endpoint: String,
         /// What the connection said.
         reason: String,
+        /// What to do, in the names of this system's options.
+        advice: &'static str,
     },
     /// Somebody answers at the endpoint, and is not whom we trust, or speaks no TLS.
     #[error(
@@ -92,25 +98,27 @@ pub enum Error {
         reason: String,
     },
     /// The store knows no such key or user, or was shown another secret than its own.
-    #[error("{endpoint} refused the keys ({reason}); check the keys, or the user and password, in the options")]
+    #[error("{endpoint} refused the keys ({reason}); {advice}")]
     WrongKeys {
         /// The endpoint.
         endpoint: String,
         /// The store's own code.
         reason: String,
+        /// What to do, in the names of this system's options.
+        advice: &'static str,
     },
     /// No source of keys answered.
-    #[error(
-        "no keys for {endpoint} ({reason}); set aws_access_key_id and aws_secret_access_key, or aws_skip_signature=true for a public bucket"
-    )]
+    #[error("no keys for {endpoint} ({reason}); {advice}")]
     MissingKeys {
         /// The endpoint.
         endpoint: String,
         /// Which sources were tried.
         reason: String,
+        /// What to do, in the names of this system's options.
+        advice: &'static str,
     },
     /// The bucket lives in another region than the one requests are signed for.
-    #[error("bucket \"{bucket}\" is not in region {region} ({reason}); set aws_region")]
+    #[error("bucket \"{bucket}\" is not in region {region} ({reason}); {advice}")]
     WrongRegion {
         /// The bucket.
         bucket: String,
@@ -118,6 +126,8 @@ pub enum Error {
         region: String,
         /// What the store said.
         reason: String,
+        /// What to do, in the names of this system's options.
+        advice: &'static str,
     },
     /// The clocks of this machine and of the store differ by more than the store allows.
     #[error("{endpoint} refused the time of this machine ({reason}); set the clock")]
@@ -303,6 +313,24 @@ pub enum Error {
         /// What the store said.
         source: Source,
     },
+}
+
+/// What to do about the mistakes that people make with any system, in the names of one system's options. Each system has
+/// one of these beside its options.
+#[derive(Debug)]
+pub(crate) struct Advice {
+    /// What holds its objects: a bucket, a container.
+    pub(crate) bucket: &'static str,
+    /// Of [`Error::MissingBucket`].
+    pub(crate) missing_bucket: &'static str,
+    /// Of [`Error::Unreachable`].
+    pub(crate) unreachable: &'static str,
+    /// Of [`Error::WrongKeys`].
+    pub(crate) wrong_keys: &'static str,
+    /// Of [`Error::MissingKeys`].
+    pub(crate) missing_keys: &'static str,
+    /// Of [`Error::WrongRegion`].
+    pub(crate) wrong_region: &'static str,
 }
 
 macro_rules! classes {

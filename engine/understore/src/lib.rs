@@ -17,7 +17,7 @@
 //! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
 //! | `local/` | `file:`, our own, beneath one folder |
 //! | `object/` | what all object stores have in common, over the requests of each |
-//! | `s3/` | `s3://`: its requests |
+//! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
 //! | `web/` | requests over HTTP, signed and governed |
 //! | `tree/` | what all file systems on a network have in common, over the calls of each |
 //! | `hdfs/` | `hdfs://`: its calls |
@@ -52,6 +52,7 @@ mod web;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
 pub use diagnose::{Ability, Diagnosis, Known, Outcome, Probe, Step, declared, diagnose, diagnose_open};
+pub(crate) use error::Advice;
 pub use error::{Error, ErrorClass, Result, Source};
 pub use local::{LocalDirectory, LocalStore};
 #[cfg(feature = "testing")]

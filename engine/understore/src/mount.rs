@@ -67,7 +67,9 @@ struct System {
 /// Everything that can be mounted.
 const REGISTRY: &[System] = &[
     System { schemes: &["file"], open: open_local },
-    System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open(&spec.uri, &spec.options)?)) },
+    System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open_aws(&spec.uri, &spec.options)?)) },
+    System { schemes: &["gs", "gcs"], open: |spec| Ok(Arc::new(s3::open_gcs(&spec.uri, &spec.options)?)) },
+    System { schemes: &["oss"], open: |spec| Ok(Arc::new(s3::open_oss(&spec.uri, &spec.options)?)) },
     System { schemes: &["hdfs"], open: |spec| Ok(Arc::new(hdfs::open(spec)?)) },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },

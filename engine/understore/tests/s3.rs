@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod scripted;
+
 use std::{
-    io::{Read, Write},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -14,6 +15,7 @@ use citius_understore::{
     UnderStore, open, testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
+use scripted::scripted;
 
 fn path(text: &str) -> StorePath {
     StorePath::parse(text).unwrap()
@@ -206,27 +208,6 @@ async fn secrets_are_in_no_text(server: &SeaweedFs) {
     let text = format!("{spec:?} {store:?} {}", store.uri());
     assert!(!text.contains(server.s3().keys().1), "the secret is in {text}");
     assert!(!text.contains(&server.s3().keys().0.to_owned()), "the key id is in {text}");
-}
-
-/// Answers each connection's one request with the next of these, and tells what was asked.
-fn scripted(answers: Vec<Vec<u8>>) -> (String, std::sync::mpsc::Receiver<String>) {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, asked) = std::sync::mpsc::channel();
-    std::thread::spawn(move || {
-        for answer in answers {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.push(byte[0]);
-            }
-            tell.send(String::from_utf8(head).unwrap().to_ascii_lowercase()).unwrap();
-            stream.write_all(&answer).unwrap();
-        }
-    });
-    (endpoint, asked)
 }
 
 fn scripted_mount(endpoint: &str) -> MountSpec {

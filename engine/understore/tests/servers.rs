@@ -6,8 +6,12 @@
 use std::{future::Future, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{
-    Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, Shared, StandIn, call, get,
+use citius_understore::{
+    Condition, Error, FileId, StorePath, open,
+    testing::servers::{
+        Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, Shared, StandIn, call,
+        get,
+    },
 };
 use http::{Method, Request, StatusCode};
 use object_store::{
@@ -171,13 +175,9 @@ async fn seaweedfs() {
 async fn gcs_stand_in() {
     let server = StandIn::start(Dialect::Gcs).await.unwrap();
     println!("gcs: seaweedfs {}", server.version());
-    let account = format!(
-        r#"{{"gcs_base_url": "{}", "disable_oauth": true, "client_email": "", "private_key": "",
-        "private_key_id": ""}}"#,
-        server.endpoint()
-    );
     let store = GoogleCloudStorageBuilder::new()
-        .with_service_account_key(account)
+        .with_base_url(&server.endpoint())
+        .with_bearer_token(server.token())
         .with_bucket_name(server.bucket())
         .with_client_options(ClientOptions::new().with_allow_http(true))
         .build()
@@ -195,6 +195,12 @@ async fn gcs_stand_in() {
     let error = store.put_opts(&path, "third".into(), PutMode::Update(version).into()).await.unwrap_err();
     assert!(matches!(error, object_store::Error::Precondition { .. }), "{error:?}");
     assert_eq!(read(&store).await, "second");
+
+    let request = Request::put(format!("{}/{}/object", server.endpoint(), server.bucket()))
+        .header("authorization", format!("Bearer {}", server.token()))
+        .header("x-goog-of-tomorrow", "true");
+    let answer = call(request.body(Bytes::from_static(b"other")).unwrap()).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED, "{answer:?}");
     server.stop().unwrap();
 }
 
@@ -202,22 +208,24 @@ async fn gcs_stand_in() {
 async fn oss_stand_in() {
     let server = StandIn::start(Dialect::Oss).await.unwrap();
     println!("oss: seaweedfs {}", server.version());
-    let url = |name: &str| format!("{}/{}/{name}", server.endpoint(), server.bucket());
-    let put = |name: &str, header: (&str, &str), content: &'static [u8]| {
-        call(Request::put(url(name)).header(header.0, header.1).body(Bytes::from_static(content)).unwrap())
+    let store = open(&server.mount("")).unwrap();
+    let (path, copy) = (StorePath::parse("object").unwrap(), StorePath::parse("copy").unwrap());
+    let put = async |content: &'static [u8], condition: &Condition| {
+        let mut staged = store.stage(&path, FileId([1; 16]), None).await.unwrap();
+        staged.write(Bytes::from_static(content)).await.unwrap();
+        staged.publish(condition).await
     };
-    let answer = put("object", ("x-oss-meta-citius", "yes"), CONTENT).await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
-    let source = format!("/{}/object", server.bucket());
-    let answer = put("copy", ("x-oss-copy-source", &source), b"").await.unwrap();
-    assert_eq!(answer.status(), StatusCode::OK, "{answer:?}");
-    let copied = get(&url("copy")).await.unwrap();
-    assert_eq!((copied.body().as_ref(), &copied.headers()["x-oss-meta-citius"]), (CONTENT, &"yes".parse().unwrap()));
-    let answer = put("copy", ("x-oss-forbid-overwrite", "true"), b"other").await.unwrap();
-    assert_eq!(answer.status(), StatusCode::CONFLICT, "{answer:?}");
-    assert_eq!(get(&url("copy")).await.unwrap().body(), CONTENT);
-    let answer = put("copy", ("x-oss-of-tomorrow", "true"), b"other").await.unwrap();
-    assert_eq!(answer.status(), StatusCode::NOT_IMPLEMENTED, "{answer:?}");
+    put(CONTENT, &Condition::MustNotExist).await.unwrap();
+    let stat = store.rename(&path, &copy, &Condition::MustNotExist).await.unwrap();
+    put(b"other", &Condition::Any).await.unwrap();
+    let error = store.rename(&path, &copy, &Condition::MustNotExist).await.unwrap_err();
+    assert!(matches!(error, Error::AlreadyExists { .. }), "{error:?}");
+    let mut read = Vec::new();
+    let mut landing = |_: u64, bytes: &[u8]| read.extend_from_slice(bytes);
+    store.read(&copy, &stat.token, 0..stat.len, &mut landing).await.unwrap();
+    assert_eq!(read, CONTENT);
+    let url = format!("{}/{}/copy", server.endpoint(), server.bucket());
+    assert_eq!(get(&url).await.unwrap().status(), StatusCode::FORBIDDEN, "nobody has signed");
     server.stop().unwrap();
 }
 

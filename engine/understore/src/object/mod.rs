@@ -166,8 +166,8 @@ impl UnderStore for Objects {
     fn capabilities(&self) -> Capabilities {
         let rules = self.inner.protocol.rules();
         Capabilities {
-            create_only: rules.put,
-            replace: rules.put,
+            create_only: rules.create,
+            replace: rules.replace,
             large_writes: rules.complete,
             native_rename: false,
             real_directories: false,
@@ -335,7 +335,7 @@ mod tests {
     fn mounted(uri: &str) -> Arc<Inner> {
         let options = [("aws_access_key_id", "k"), ("aws_secret_access_key", "s")];
         let options: BTreeMap<_, _> = options.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
-        s3::open(uri, &options).unwrap().inner
+        s3::open_aws(uri, &options).unwrap().inner
     }
 
     proptest! {

@@ -109,8 +109,10 @@ pub(crate) struct Rules {
     pub(crate) part_bytes_max: u64,
     /// Bytes that one copy may copy.
     pub(crate) copy_bytes_max: u64,
-    /// How conditions of a put are checked.
-    pub(crate) put: Compares,
+    /// How a put checks that nothing is there.
+    pub(crate) create: Compares,
+    /// How a put checks that it replaces a version.
+    pub(crate) replace: Compares,
     /// How conditions of the end of an upload are checked.
     pub(crate) complete: Compares,
 }
@@ -136,13 +138,15 @@ pub(crate) trait Protocol: Send + Sync {
     /// A page of keys.
     async fn keys(&self, ask: &Ask<'_>) -> Result<Keys>;
 
-    /// Puts a whole object, and gives its version. `AlreadyExists` or `Conflict` if the condition does not hold.
+    /// Puts a whole object, and gives its version. `AlreadyExists` or `Conflict` if the condition does not hold, as far
+    /// as the rules say that it is checked atomically.
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String>;
 
     /// Puts an empty object that stands for a directory; its key ends in a slash.
     async fn put_marker(&self, key: &str) -> Result<()>;
 
-    /// Deletes a key, if it still has this version; that it is gone is no error. `Conflict` if it has another.
+    /// Deletes a key, if it still has this version; that it is gone is no error. `Conflict` if it has another. Where the
+    /// store cannot compare, the version is looked at just before.
     async fn delete(&self, key: &str, version: Option<&str>) -> Result<()>;
 
     /// Copies an object that still has the version it is given with, and looks at the copy. `VersionChanged` if it has

@@ -25,8 +25,8 @@ use tokio::task::JoinHandle;
 
 use super::{Inner, protocol::Upload, store_error, text_of, to_stat, token_of};
 use crate::{
-    Condition, Error, FileId, Part, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
-    VersionToken,
+    Compares, Condition, Error, FileId, Part, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath,
+    Swept, VersionToken,
     staged::{PARTS_MAX, ordered_parts},
 };
 
@@ -274,12 +274,26 @@ impl Inner {
             return Err(Error::Expired { path: path.to_string() });
         }
         let limit = Duration::from_millis(left_ms).min(PUBLISH_WINDOW);
-        let put = tokio::time::timeout(limit, self.protocol.put(key, content, record.file_id, condition));
-        let error = match put.await {
-            Ok(Ok(version)) => {
-                self.traffic.count_written(record.len);
-                return token_of(path.as_str(), &version);
+        let put = async {
+            let rules = self.protocol.rules();
+            let compares = match condition {
+                Condition::Any => Compares::Atomically,
+                Condition::MustNotExist => rules.create,
+                Condition::Replaces(_) => rules.replace,
+            };
+            if compares != Compares::Atomically {
+                match self.compare(path, record.file_id, condition).await {
+                    Ok(()) => {}
+                    Err(Ours(token)) => return Ok(token),
+                    Err(Not(error)) => return Err(error),
+                }
             }
+            let version = self.protocol.put(key, content, record.file_id, condition).await?;
+            self.traffic.count_written(record.len);
+            token_of(path.as_str(), &version)
+        };
+        let error = match tokio::time::timeout(limit, put).await {
+            Ok(Ok(token)) => return Ok(token),
             Ok(Err(error)) => error,
             Err(_) => Error::TimedOut { path: path.to_string(), seconds: limit.as_secs() },
         };
@@ -312,7 +326,7 @@ impl Inner {
         }
     }
 
-    /// Looks at the target just before a multipart publication, for stores that ignore conditions there.
+    /// Looks at the target just before a publication, for stores that ignore its condition.
     async fn compare(&self, path: &StorePath, file_id: FileId, condition: &Condition) -> Result<(), Compared> {
         if *condition == Condition::Any {
             return Ok(());

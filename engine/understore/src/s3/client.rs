@@ -1,71 +1,28 @@
-//! The requests of S3: to a key or to the bucket, signed, and what their failures mean.
+//! The requests of S3: to a key or to the bucket, and what their failures mean.
 
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, StatusCode};
-use object_store::{
-    aws::{AwsAuthorizer, AwsCredential, AwsCredentialProvider},
-    client::HttpRequest,
-};
 use percent_encoding::{percent_decode_str, utf8_percent_encode};
-use ring::digest;
 use serde::Deserialize;
 
+use super::dialect::Dialect;
 use crate::{
-    Call, Error, Operation, Repeat, Result,
+    Advice, Call, Error, Operation, Repeat, Result,
     object::store_error,
-    web::{self, Answer, Opened, STRICT, STRICT_PATH, Signer, Web, chain},
+    web::{self, Answer, Opened, STRICT, STRICT_PATH, Web},
 };
-
-/// Signs by version 4 of Amazon's rules.
-pub(super) struct AwsSigner {
-    pub(super) credentials: AwsCredentialProvider,
-    pub(super) region: String,
-    pub(super) sign_payload: bool,
-    pub(super) request_payer: bool,
-    /// What errors call the server.
-    pub(super) endpoint: String,
-}
-
-impl AwsSigner {
-    async fn credential(&self) -> Result<Arc<AwsCredential>> {
-        let missing = |error| Error::MissingKeys { endpoint: self.endpoint.clone(), reason: chain(&error) };
-        self.credentials.get_credential().await.map_err(missing)
-    }
-}
-
-#[async_trait]
-impl Signer for AwsSigner {
-    async fn sign(&self, request: &mut HttpRequest, content: &[Bytes]) -> Result<()> {
-        let credential = self.credential().await?;
-        let digest = self.sign_payload.then(|| {
-            let mut digest = digest::Context::new(&digest::SHA256);
-            content.iter().for_each(|piece| digest.update(piece));
-            digest.finish()
-        });
-        AwsAuthorizer::new(&credential, "s3", &self.region)
-            .with_sign_payload(self.sign_payload)
-            .with_request_payer(self.request_payer)
-            .try_authorize(request, digest.as_ref().map(AsRef::as_ref))
-            .map_err(|error| store_error(&self.endpoint, error))
-    }
-
-    async fn find_keys(&self) -> Result<()> {
-        self.credential().await.map(drop)
-    }
-}
 
 /// A bucket that requests go to.
 pub(super) struct Client {
     pub(super) web: Web,
+    pub(super) dialect: &'static Dialect,
+    /// Empty where the store has none.
     pub(super) region: String,
     pub(super) bucket: String,
     /// URL of the bucket, without a trailing slash.
     pub(super) bucket_url: String,
-    /// Whether this is Amazon's own service, whose documented promises can be relied on.
-    pub(super) is_amazon: bool,
+    /// What the header says that tells who pays for requests, if it is sent.
+    pub(super) payer: Option<String>,
 }
 
 /// One request: a key (or the bucket, if empty), a query, headers, a body. All are sent again when their answers are lost:
@@ -93,7 +50,8 @@ pub(super) struct Failure {
     pub(super) status: StatusCode,
     pub(super) code: String,
     pub(super) message: String,
-    pub(super) region: Option<String>,
+    /// Where the bucket is: a region, or an endpoint.
+    pub(super) place: Option<String>,
 }
 
 impl Failure {
@@ -106,9 +64,21 @@ impl Failure {
         if answer.status.is_success() && document.is_none() {
             return None;
         }
-        let ErrorDocument { code, message, region } = document.unwrap_or_default();
-        let region = region.or_else(|| answer.header("x-amz-bucket-region").map(str::to_owned));
-        Some(Self { status: answer.status, code, message, region })
+        let ErrorDocument { code, message, region, endpoint } = document.unwrap_or_default();
+        let place = region.or(endpoint).or_else(|| answer.header("x-amz-bucket-region").map(str::to_owned));
+        Some(Self { status: answer.status, code, message, place })
+    }
+
+    /// Whether the store refuses the keys, so that others of the same source might be good. The answer to a HEAD has no
+    /// document that could say so.
+    pub(super) fn refuses_keys(&self) -> bool {
+        match self.code.as_str() {
+            "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" => true,
+            "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidSecurity" | "AuthenticationRequired" => true,
+            "InvalidSecurityToken" | "SecurityTokenExpired" | "UserDisable" => true,
+            "" => matches!(self.status.as_u16(), 400 | 401 | 403),
+            _ => self.status == 401,
+        }
     }
 
     pub(super) fn text(&self) -> String {
@@ -126,12 +96,13 @@ struct ErrorDocument {
     code: String,
     message: String,
     region: Option<String>,
+    endpoint: Option<String>,
 }
 
 impl Client {
     /// Sends a request and takes the whole answer, whatever its status.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Answer> {
-        self.web.send(&self.to_web(request)).await
+        self.web.send(&self.to_web(request, &self.headers(request))).await
     }
 
     /// Sends a request, and takes a failure for what it means.
@@ -145,10 +116,15 @@ impl Client {
 
     /// Sends a request of a call, and takes the head of its answer.
     pub(super) async fn open(&self, request: &Request<'_>, call: &Call) -> Result<Opened> {
-        self.web.open(&self.to_web(request), call).await
+        self.web.open(&self.to_web(request, &self.headers(request)), call).await
     }
 
-    fn to_web<'a>(&'a self, request: &Request<'a>) -> web::Request<'a> {
+    fn headers<'a>(&'a self, request: &Request<'a>) -> Vec<(&'static str, &'a str)> {
+        let payer = self.payer.as_deref().map(|payer| (self.dialect.payer, payer));
+        request.headers.iter().copied().chain(payer).collect()
+    }
+
+    fn to_web<'a>(&'a self, request: &Request<'a>, headers: &'a [(&'static str, &'a str)]) -> web::Request<'a> {
         let mut url = self.bucket_url.clone();
         // The bucket itself is asked without a trailing slash, as the service documents it.
         if !request.key.is_empty() {
@@ -164,7 +140,7 @@ impl Client {
         web::Request {
             method: request.method.clone(),
             url,
-            headers: request.headers,
+            headers,
             content: request.content.clone(),
             shown: if request.key.is_empty() { &self.bucket } else { request.key },
             operation: request.operation,
@@ -172,30 +148,54 @@ impl Client {
         }
     }
 
-    /// The error that an S3 failure means, where the call has no better name for it.
+    pub(super) fn missing_bucket(&self) -> Error {
+        let Advice { bucket: kind, missing_bucket: advice, .. } = *self.web.advice;
+        Error::MissingBucket { kind, bucket: self.bucket.clone(), endpoint: self.web.endpoint.clone(), advice }
+    }
+
+    /// The error that a failure means, where the call has no better name for it.
     pub(super) fn failed(&self, shown: &str, failure: &Failure) -> Error {
-        let endpoint = || self.web.endpoint.clone();
-        let reason = failure.text();
+        let (endpoint, advice, reason) = (self.web.endpoint.clone(), self.web.advice, failure.text());
         match (failure.status.as_u16(), failure.code.as_str()) {
-            (_, "NoSuchBucket") => Error::MissingBucket { bucket: self.bucket.clone(), endpoint: endpoint() },
-            (_, "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken") | (401, _) => {
-                Error::WrongKeys { endpoint: endpoint(), reason }
-            }
-            (_, "RequestTimeTooSkewed" | "RequestExpired") => Error::ClockSkew { endpoint: endpoint(), reason },
-            (301, _)
-            | (_, "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
-                let reason = match &failure.region {
-                    Some(region) => format!("the bucket is in {region}"),
+            (_, "NoSuchBucket" | "InvalidBucketName") => self.missing_bucket(),
+            (_, "RequestTimeTooSkewed" | "RequestExpired") => Error::ClockSkew { endpoint, reason },
+            _ if is_elsewhere(failure) => {
+                let reason = match &failure.place {
+                    Some(place) => format!("the bucket is in {place}"),
                     None => reason,
                 };
-                Error::WrongRegion { bucket: self.bucket.clone(), region: self.region.clone(), reason }
+                let (bucket, region) = (self.bucket.clone(), self.region.clone());
+                Error::WrongRegion { bucket, region, reason, advice: advice.wrong_region }
+            }
+            _ if !failure.code.is_empty() && failure.refuses_keys() || failure.status == 401 => {
+                Error::WrongKeys { endpoint, reason, advice: advice.wrong_keys }
+            }
+            (_, "UserProjectMissing") => {
+                let reason = format!("{reason}; name the project that pays as google_user_project");
+                Error::PermissionDenied { path: shown.to_owned(), reason }
+            }
+            (_, "SecondLevelDomainForbidden") => {
+                let reason = format!("{reason}; leave oss_addressing_style out");
+                Error::PermissionDenied { path: shown.to_owned(), reason }
             }
             (403, _) => Error::PermissionDenied { path: shown.to_owned(), reason },
             (404, _) => Error::NotFound { path: shown.to_owned() },
-            (_, "KeyTooLongError") => Error::Unnameable { path: shown.to_owned(), reason },
+            (_, "KeyTooLongError" | "KeyTooLong" | "InvalidObjectName") => {
+                Error::Unnameable { path: shown.to_owned(), reason }
+            }
             (507, _) | (_, "QuotaExceeded") => Error::NoSpace { path: shown.to_owned() },
             _ => store_error(shown, reason),
         }
+    }
+}
+
+/// Whether the bucket is asked for, or signed for, at another place than where it is. OSS says so in words only.
+fn is_elsewhere(failure: &Failure) -> bool {
+    match failure.code.as_str() {
+        "PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => true,
+        "AccessDenied" => failure.message.contains("specified endpoint"),
+        "InvalidArgument" => failure.message.contains("signing region"),
+        _ => failure.status == 301,
     }
 }
 

@@ -1,6 +1,8 @@
-//! `s3://` under-stores: Amazon S3, and whatever speaks its protocol.
+//! Under-stores that speak the XML of S3: `s3://` (Amazon S3, and whatever does as it does), `gs://` (Google Cloud Storage)
+//! and `oss://` (Alibaba OSS).
 //!
-//! A version is the etag. What object stores have in common is in `object/`; here are the requests of this one.
+//! What object stores have in common is in `object/`; here are the requests of these, made once. What differs between the
+//! three is a table, `dialect.rs`, and how one connects to each.
 //!
 //! # What conditional requests do (measured against SeaweedFS 4.48)
 //! | request | condition | SeaweedFS 4.48 |
@@ -24,10 +26,19 @@
 //! `a/b`, replaces control characters in continuation tokens, shows a directory after its last object is gone until it has
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
-//! - `connect.rs` reads URI and options; `client.rs` signs raw requests; `xml.rs` reads and writes documents.
+//! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all; `keys.rs` is where keys come
+//!   from (`ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
+//!   and writes documents.
 
+mod aws;
 mod client;
 mod connect;
+mod dialect;
+mod gcs;
+mod keys;
+mod oss;
+mod ram;
+pub(crate) mod v4;
 mod xml;
 
 use std::{
@@ -38,38 +49,24 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderMap, Method};
 
 #[cfg(feature = "testing")]
-pub(crate) use self::connect::connect;
-pub(crate) use self::connect::open;
+pub(crate) use self::aws::connect as connect_aws;
+pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs, oss::open as open_oss};
 use self::{
     client::{Client, Failure, Request},
+    dialect::Version,
     xml::{CompleteAnswer, InitiateAnswer, ListAnswer, UploadsAnswer, complete_body},
 };
 use crate::{
     Call, Condition, Error, FileId, Operation, Part, Result,
     object::{Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, store_error, text_of},
-    store::Compares,
     web::{Answer, Opened, encode_path, header_of, http_time_ms},
 };
 
 /// How long [`Protocol::check`] may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// The header that says which write of Citius an object is.
-const FILE_ID_HEADER: &str = "x-amz-meta-citius-file";
-
-/// What S3 allows. It wants parts of at least 5 MiB.
-const RULES: Rules = Rules {
-    key_bytes_max: 1024,
-    small_bytes_max: 8 << 20,
-    part_bytes: 8 << 20,
-    part_bytes_max: 5 << 30,
-    copy_bytes_max: 5 << 30,
-    put: Compares::Atomically,
-    complete: Compares::JustBefore,
-};
-
 /// The first pause of one; it grows with each.
 const RACE_PAUSE: Duration = Duration::from_millis(50);
 /// How often a write that races others under a condition is sent again.
@@ -78,17 +75,30 @@ const RACES_MAX: u32 = 4;
 /// A bucket at work.
 pub(crate) struct S3 {
     client: Client,
+    /// The dialect's, or better ones where more is promised.
+    rules: Rules,
     /// Whether conditions hold only of etags without their quotes, as Ceph before 17 has it.
     wants_bare_etags: AtomicBool,
 }
 
 impl S3 {
+    fn new(client: Client, rules: Rules) -> Self {
+        Self { client, rules, wants_bare_etags: AtomicBool::new(false) }
+    }
+
+    /// The version that the head of an answer tells; empty if it tells none.
+    fn version<'a>(&self, headers: &'a HeaderMap) -> &'a str {
+        header_of(headers, self.client.dialect.version.header()).unwrap_or_default()
+    }
+
     /// Sends a write whose conditions the server judges, until they are judged: who races others is told to try again.
     async fn judged(&self, request: &Request<'_>) -> Result<Answer> {
         let mut races = 0;
         loop {
             let answer = self.client.send(request).await?;
-            if answer.status != 409 || races == RACES_MAX {
+            let is_race = answer.status == 409
+                && Failure::of(&answer).is_some_and(|failure| !self.client.dialect.says_exists(&failure));
+            if !is_race || races == RACES_MAX {
                 return Ok(answer);
             }
             races += 1;
@@ -105,15 +115,10 @@ impl S3 {
         condition: &Condition,
         is_bare: bool,
     ) -> Result<Answer> {
-        let id = file_id.to_string();
-        let mut headers = vec![("content-type", "application/octet-stream"), (FILE_ID_HEADER, id.as_str())];
-        match condition {
-            Condition::Any => {}
-            Condition::MustNotExist => headers.push(("if-none-match", "*")),
-            Condition::Replaces(token) => {
-                let etag = text_of(token).unwrap_or_default();
-                headers.push(("if-match", if is_bare { etag.trim_matches('"') } else { etag }));
-            }
+        let (dialect, id) = (self.client.dialect, file_id.to_string());
+        let mut headers = vec![("content-type", "application/octet-stream"), (dialect.file_id, id.as_str())];
+        if let Some((name, value)) = dialect.put_if(condition) {
+            headers.push((name, if is_bare { value.trim_matches('"') } else { value }));
         }
         // Sent again although it may have a condition: a refusal of our own object is recognized by who asked.
         let put = Request { headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
@@ -138,6 +143,25 @@ impl S3 {
             query.extend([("key-marker", from.key.as_str()), ("upload-id-marker", from.id.as_str())]);
         }
         self.ask_bucket(prefix, &query).await?.document(prefix)
+    }
+
+    /// Whether a failure says that the condition of a publication does not hold. An object that was to be replaced and is
+    /// gone is one way of that.
+    fn refuses(&self, failure: &Failure, condition: &Condition) -> bool {
+        match failure.status.as_u16() {
+            409 | 412 => true,
+            404 => matches!(condition, Condition::Replaces(_)) && failure.code != "NoSuchBucket",
+            _ => false,
+        }
+    }
+
+    fn refused(&self, key: &str, condition: &Condition, failure: &Failure) -> Error {
+        match condition {
+            Condition::MustNotExist if self.client.dialect.says_exists(failure) => {
+                Error::AlreadyExists { path: key.to_owned() }
+            }
+            _ => Error::Conflict { path: key.to_owned(), reason: format!("the store says {}", failure.text()) },
+        }
     }
 
     /// Asks the bucket about the keys under a prefix.
@@ -168,50 +192,55 @@ impl Protocol for S3 {
     }
 
     fn rules(&self) -> Rules {
-        let complete = if self.client.is_amazon { Compares::Atomically } else { RULES.complete };
-        Rules { complete, ..RULES }
+        self.rules
     }
 
     async fn check(&self, prefix: &str) -> Result<()> {
-        let endpoint = || self.client.web.endpoint.clone();
+        let (web, endpoint) = (&self.client.web, || self.client.web.endpoint.clone());
         let late = |who: &str| format!("no answer from {who} within {} s", CHECK_TIMEOUT.as_secs());
         // Where no keys are given, a machine's metadata service is asked for them, and seldom is there one.
-        match tokio::time::timeout(CHECK_TIMEOUT, self.client.web.find_keys()).await {
+        match tokio::time::timeout(CHECK_TIMEOUT, web.find_keys()).await {
             Ok(found) => found?,
-            Err(_) => return Err(Error::MissingKeys { endpoint: endpoint(), reason: late("the source of keys") }),
+            Err(_) => {
+                let (endpoint, reason) = (endpoint(), late("the source of keys"));
+                return Err(Error::MissingKeys { endpoint, reason, advice: web.advice.missing_keys });
+            }
         }
         let query = [("list-type", "2"), ("max-keys", "1"), ("prefix", prefix)];
         let request = Request { query: &query, ..Request::new(Operation::List, Method::GET, "") };
         let Ok(answer) = tokio::time::timeout(CHECK_TIMEOUT, self.client.send(&request)).await else {
-            return Err(Error::Unreachable { endpoint: endpoint(), reason: late("it") });
+            let (endpoint, reason) = (endpoint(), late("it"));
+            return Err(Error::Unreachable { endpoint, reason, advice: web.advice.unreachable });
         };
         match Failure::of(&answer?) {
             None => Ok(()),
-            Some(failure) if failure.status == 404 => {
-                Err(Error::MissingBucket { bucket: self.client.bucket.clone(), endpoint: endpoint() })
-            }
+            Some(failure) if failure.status == 404 => Err(self.client.missing_bucket()),
             Some(failure) => Err(self.client.failed(&self.client.bucket, &failure)),
         }
     }
 
     async fn head(&self, key: &str) -> Result<Head> {
-        let answer = self.client.ask(&Request::new(Operation::Stat, Method::HEAD, key)).await?;
+        let also = self.client.dialect.read_also;
+        let head = Request { headers: also.as_slice(), ..Request::new(Operation::Stat, Method::HEAD, key) };
+        let answer = self.client.ask(&head).await?;
         let len = answer.header("content-length").and_then(|len| len.parse().ok());
         let object = Object {
             len: len.ok_or_else(|| store_error(key, "the store gives no length"))?,
-            version: answer.header("etag").unwrap_or_default().to_owned(),
+            version: self.version(&answer.headers).to_owned(),
             mtime_ms: answer.header("last-modified").map_or(0, http_time_ms),
         };
-        Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
+        Ok(Head { object, file_id: answer.header(self.client.dialect.file_id).and_then(FileId::from_hex) })
     }
 
     async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
         let wanted = format!("bytes={}-{}", range.start, range.end - 1);
-        let headers = [("if-match", version), ("range", wanted.as_str())];
+        let dialect = self.client.dialect;
+        let mut headers = vec![(dialect.read_if, version), ("range", wanted.as_str())];
+        headers.extend(dialect.read_also);
         let request = Request { headers: &headers, ..Request::new(Operation::Read, Method::GET, key) };
         match self.client.open(&request, call).await? {
             Opened::Flowing { headers, range, chunks } => {
-                Ok(Content { range, version: header_of(&headers, "etag").unwrap_or_default().to_owned(), chunks })
+                Ok(Content { range, version: self.version(&headers).to_owned(), chunks })
             }
             Opened::Failed(answer) => Err(match Failure::of(&answer) {
                 // An object that is shorter now is another one.
@@ -236,7 +265,8 @@ impl Protocol for S3 {
             Begin::After(key) => query.push(("start-after", key)),
             Begin::Token(token) => query.push(("continuation-token", token)),
         }
-        Ok(self.ask_bucket(ask.prefix, &query).await?.document::<ListAnswer>(ask.prefix)?.into())
+        let page: ListAnswer = self.ask_bucket(ask.prefix, &query).await?.document(ask.prefix)?;
+        Ok(page.into_keys(self.client.dialect))
     }
 
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
@@ -245,21 +275,22 @@ impl Protocol for S3 {
             let answer = self.try_put(key, content.clone(), file_id, condition, is_bare).await?;
             let Some(failure) = Failure::of(&answer) else {
                 self.wants_bare_etags.fetch_or(is_bare, Relaxed);
-                let version = answer.header("etag").unwrap_or_default();
+                let version = self.version(&answer.headers);
                 return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version.to_owned()) };
             };
-            if !refuses(&failure, condition) {
+            if !self.refuses(&failure, condition) {
                 return Err(self.client.failed(key, &failure));
             }
             // Where the very version is there that was to be replaced, it was not understood.
             if let Condition::Replaces(token) = condition
                 && !is_bare
+                && self.client.dialect.version == Version::Etag
                 && matches!(self.head(key).await, Ok(head) if Some(head.object.version.as_str()) == text_of(token))
             {
                 is_bare = true;
                 continue;
             }
-            return Err(refused(key, condition, &failure));
+            return Err(self.refused(key, condition, &failure));
         }
     }
 
@@ -271,41 +302,45 @@ impl Protocol for S3 {
     }
 
     async fn delete(&self, key: &str, version: Option<&str>) -> Result<()> {
-        let headers: &[_] = match &version {
-            Some(etag) => &[("if-match", *etag)],
-            None => &[],
+        let replaced = || Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() };
+        let condition = match (version, self.client.dialect.delete_if) {
+            (Some(version), Some(name)) => Some((name, version)),
+            (Some(version), None) => match self.head(key).await {
+                Ok(head) if head.object.version == version => None,
+                Ok(_) => return Err(replaced()),
+                Err(Error::NotFound { .. }) => return Ok(()),
+                Err(other) => return Err(other),
+            },
+            (None, _) => None,
         };
-        let delete = Request { headers, ..Request::new(Operation::Change, Method::DELETE, key) };
+        let delete = Request { headers: condition.as_slice(), ..Request::new(Operation::Change, Method::DELETE, key) };
         match Failure::of(&self.client.send(&delete).await?) {
             None => Ok(()),
             Some(failure) if failure.status == 404 && failure.code != "NoSuchBucket" => Ok(()),
-            Some(failure) if failure.status == 412 => {
-                Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() })
-            }
+            Some(failure) if failure.status == 412 => Err(replaced()),
             Some(failure) => Err(self.client.failed(key, &failure)),
         }
     }
 
     async fn copy(&self, from: &str, object: &Object, to: &str, create_only: bool) -> Result<Object> {
-        let source = format!("{}/{}", self.client.bucket, encode_path(from));
-        let mut headers =
-            vec![("x-amz-copy-source", source.as_str()), ("x-amz-copy-source-if-match", object.version.as_str())];
+        let dialect = self.client.dialect;
+        let source = format!("{}{}/{}", dialect.copy_root, self.client.bucket, encode_path(from));
+        let mut headers = vec![(dialect.copy_source, source.as_str()), (dialect.copy_if, object.version.as_str())];
         if create_only {
-            headers.push(("if-none-match", "*"));
+            headers.push(dialect.create_only());
         }
         let request = Request { headers: &headers, ..Request::new(Operation::Change, Method::PUT, to) };
         if let Some(failure) = Failure::of(&self.client.send(&request).await?) {
             return Err(match failure.status.as_u16() {
-                412 if create_only => Error::AlreadyExists { path: to.to_owned() },
+                _ if create_only && dialect.says_exists(&failure) => Error::AlreadyExists { path: to.to_owned() },
                 412 => Error::VersionChanged { path: from.to_owned() },
                 _ => self.client.failed(from, &failure),
             });
         }
         let copy = self.head(to).await?.object;
-        let whole = |etag: &str| !etag.contains('-');
-        // Etags without parts are digests of the content, on both sides; then they must be equal.
         let (old, new) = (object.version.as_str(), copy.version.as_str());
-        if whole(new) && whole(old) && new != old && !new.is_empty() {
+        let both_whole = !new.is_empty() && !new.contains('-') && !old.contains('-');
+        if dialect.etags_are_digests && both_whole && new != old {
             return Err(store_error(to, "the copy has another digest than its source"));
         }
         Ok(copy)
@@ -313,7 +348,7 @@ impl Protocol for S3 {
 
     async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
         let id = file_id.to_string();
-        let headers = [(FILE_ID_HEADER, id.as_str())];
+        let headers = [(self.client.dialect.file_id, id.as_str())];
         let begin = Request {
             query: &[("uploads", "")],
             headers: &headers,
@@ -341,11 +376,7 @@ impl Protocol for S3 {
         condition: &Condition,
     ) -> Result<String> {
         let mut headers = vec![("content-type", "application/xml")];
-        match condition {
-            Condition::Any => {}
-            Condition::MustNotExist => headers.push(("if-none-match", "*")),
-            Condition::Replaces(token) => headers.push(("if-match", text_of(token).unwrap_or_default())),
-        }
+        headers.extend(self.client.dialect.complete_if(condition));
         let complete = Request {
             query: &[("uploadId", upload_id)],
             headers: &headers,
@@ -354,8 +385,12 @@ impl Protocol for S3 {
         };
         let answer = self.judged(&complete).await?;
         let Some(failure) = Failure::of(&answer) else {
-            let etag = answer.document::<CompleteAnswer>(key)?.etag;
-            return if etag.trim_matches('"').is_empty() { self.version_of(key, file_id).await } else { Ok(etag) };
+            let version = match self.client.dialect.version {
+                Version::Etag => answer.document::<CompleteAnswer>(key)?.etag,
+                Version::Generation => self.version(&answer.headers).to_owned(),
+            };
+            let is_told = !version.trim_matches('"').is_empty();
+            return if is_told { Ok(version) } else { self.version_of(key, file_id).await };
         };
         Err(match failure.status.as_u16() {
             404 if failure.code == "NoSuchUpload" => Error::StagedLost {
@@ -363,7 +398,7 @@ impl Protocol for S3 {
                 file_id: file_id.to_string(),
                 reason: "the upload was aborted or completed".into(),
             },
-            _ if refuses(&failure, condition) => refused(key, condition, &failure),
+            _ if self.refuses(&failure, condition) => self.refused(key, condition, &failure),
             _ => self.client.failed(key, &failure),
         })
     }
@@ -381,22 +416,5 @@ impl Protocol for S3 {
         let page = self.uploads_page(prefix, from, true).await?;
         // Ceph encodes the keys of this list and does not say so: what they are is told only by keys as they are.
         if page.says_encoded() { Ok(page.into()) } else { Ok(self.uploads_page(prefix, from, false).await?.into()) }
-    }
-}
-
-/// Whether a failure says that the condition of a publication does not hold. An object that was to be replaced and is gone
-/// is one way of that.
-fn refuses(failure: &Failure, condition: &Condition) -> bool {
-    match failure.status.as_u16() {
-        409 | 412 => true,
-        404 => matches!(condition, Condition::Replaces(_)) && failure.code != "NoSuchBucket",
-        _ => false,
-    }
-}
-
-fn refused(key: &str, condition: &Condition, failure: &Failure) -> Error {
-    match condition {
-        Condition::MustNotExist if failure.status == 412 => Error::AlreadyExists { path: key.to_owned() },
-        _ => Error::Conflict { path: key.to_owned(), reason: format!("the store says {}", failure.text()) },
     }
 }

@@ -5,7 +5,10 @@
 use bytes::Bytes;
 use serde::Deserialize;
 
-use super::client::decode_key;
+use super::{
+    client::decode_key,
+    dialect::{Dialect, Version},
+};
 use crate::{
     Part,
     object::{Key, Keys, Object, Upload, Uploads, UploadsFrom},
@@ -23,7 +26,8 @@ pub(super) struct ListAnswer {
     next_continuation_token: Option<String>,
     #[serde(default)]
     is_truncated: bool,
-    /// Absent when the server ignored the wish to have keys encoded.
+    /// Absent when the server ignored the wish to have keys encoded. Google writes it with a hyphen.
+    #[serde(alias = "Encoding-Type")]
     encoding_type: Option<String>,
 }
 
@@ -36,6 +40,8 @@ struct Contents {
     last_modified: String,
     #[serde(default, rename = "ETag")]
     etag: String,
+    #[serde(default)]
+    generation: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,19 +50,26 @@ struct CommonPrefix {
     prefix: String,
 }
 
-impl From<ListAnswer> for Keys {
-    fn from(page: ListAnswer) -> Self {
-        let encoded = page.encoding_type.as_deref() == Some("url");
+impl ListAnswer {
+    /// The keys, as a dialect means them.
+    pub(super) fn into_keys(self, dialect: &Dialect) -> Keys {
+        let encoded = self.encoding_type.as_deref() == Some("url");
         let decode = |key: String| if encoded { decode_key(&key) } else { Ok(key) };
-        let objects = page.contents.into_iter().map(|found| Key {
-            name: decode(found.key),
-            object: Some(Object { len: found.size, version: found.etag, mtime_ms: rfc3339_ms(&found.last_modified) }),
+        let objects = self.contents.into_iter().map(|found| {
+            let version = match dialect.version {
+                Version::Etag => found.etag,
+                Version::Generation => found.generation,
+            };
+            let object = Object { len: found.size, version, mtime_ms: rfc3339_ms(&found.last_modified) };
+            Key { name: decode(found.key), object: Some(object) }
         });
-        let prefixes = page.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
-        Self {
-            keys: objects.chain(prefixes).collect(),
-            next: page.next_continuation_token.filter(|token| page.is_truncated && !token.is_empty()),
-        }
+        let prefixes = self.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
+        let next = self.next_continuation_token.filter(|token| self.is_truncated && !token.is_empty());
+        let next = next.map(|token| match decode_key(&token) {
+            Ok(token) if encoded && dialect.encodes_tokens => token,
+            _ => token,
+        });
+        Keys { keys: objects.chain(prefixes).collect(), next }
     }
 }
 
@@ -83,6 +96,7 @@ pub(super) struct UploadsAnswer {
     is_truncated: bool,
     next_key_marker: Option<String>,
     next_upload_id_marker: Option<String>,
+    #[serde(alias = "Encoding-Type")]
     encoding_type: Option<String>,
 }
 

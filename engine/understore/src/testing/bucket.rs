@@ -29,7 +29,8 @@ const RULES: Rules = Rules {
     part_bytes: 1 << 20,
     part_bytes_max: 1 << 30,
     copy_bytes_max: 5 << 30,
-    put: Compares::Atomically,
+    create: Compares::Atomically,
+    replace: Compares::Atomically,
     complete: Compares::Atomically,
 };
 /// Bytes of one chunk of content.
@@ -172,7 +173,7 @@ impl Bucket {
 }
 
 fn unreachable(reason: &str) -> Error {
-    Error::Unreachable { endpoint: "memory".into(), reason: reason.into() }
+    Error::Unreachable { endpoint: "memory".into(), reason: reason.into(), advice: "wait" }
 }
 
 /// The answer, unless it is lost.

@@ -9,7 +9,7 @@ use object_store::client::{HttpError, HttpErrorKind, HttpResponse};
 use serde::Deserialize;
 
 use super::connection_error;
-use crate::{Result, object::store_error};
+use crate::{Advice, Result, object::store_error};
 
 /// Bytes of one answer: a thousand keys of 1,024 bytes, encoded threefold, and what is said of each.
 const ANSWER_BYTES_MAX: usize = 8 << 20;
@@ -68,13 +68,19 @@ pub(crate) enum Opened {
 }
 
 impl Opened {
-    pub(super) fn flowing(response: HttpResponse, endpoint: String, shown: &str) -> Result<Self> {
+    pub(super) fn flowing(
+        response: HttpResponse,
+        endpoint: String,
+        advice: &'static Advice,
+        shown: &str,
+    ) -> Result<Self> {
         let (parts, body) = response.into_parts();
         let range = range_of(parts.status, &parts.headers)
             .ok_or_else(|| store_error(shown, "the store does not say which bytes it sends"))?;
         let shown = shown.to_owned();
-        let chunks =
-            body.bytes_stream().map(move |chunk| chunk.map_err(|error| connection_error(&endpoint, &shown, error)));
+        let chunks = body
+            .bytes_stream()
+            .map(move |chunk| chunk.map_err(|error| connection_error(&endpoint, advice, &shown, error)));
         Ok(Self::Flowing { headers: parts.headers, range, chunks: chunks.boxed() })
     }
 }

@@ -27,7 +27,7 @@ pub(crate) use self::{
     answer::{Answer, Opened, header_of},
     text::{STRICT, STRICT_PATH, chain, encode_path, http_time_ms, rfc3339_ms},
 };
-use crate::{Call, Error, Failure, Operation, Repeat, Result, Traffic, object::store_error};
+use crate::{Advice, Call, Error, Failure, Operation, Repeat, Result, Traffic, object::store_error};
 
 /// Proves who asks.
 #[async_trait]
@@ -37,6 +37,11 @@ pub(crate) trait Signer: Send + Sync {
 
     /// Finds out whether there are keys.
     async fn find_keys(&self) -> Result<()>;
+
+    /// Whether an answer refuses a request for want of good keys.
+    fn is_refused(&self, answer: &Answer) -> bool {
+        answer.status == 401
+    }
 
     /// Told that a request was refused for want of good keys. Whether there are others now, and it is to be sent again.
     async fn renew(&self) -> Result<bool> {
@@ -50,6 +55,8 @@ pub(crate) struct Web {
     pub(crate) traffic: Traffic,
     /// What errors call the server.
     pub(crate) endpoint: String,
+    /// What errors tell to do.
+    pub(crate) advice: &'static Advice,
     /// None where requests are not signed.
     signer: Option<Arc<dyn Signer>>,
 }
@@ -71,8 +78,14 @@ pub(crate) struct Request<'a> {
 
 impl Web {
     /// The server that `http` leads to, whose traffic is `traffic`.
-    pub(crate) fn new(http: HttpClient, traffic: Traffic, endpoint: String, signer: Option<Arc<dyn Signer>>) -> Self {
-        Self { http, traffic, endpoint, signer }
+    pub(crate) fn new(
+        http: HttpClient,
+        traffic: Traffic,
+        endpoint: String,
+        advice: &'static Advice,
+        signer: Option<Arc<dyn Signer>>,
+    ) -> Self {
+        Self { http, traffic, endpoint, advice, signer }
     }
 
     /// Sends a request and takes the whole answer, whatever its status.
@@ -83,7 +96,7 @@ impl Web {
             // Until here is the answer's head, tries are the client's.
             let head = self.execute(request, &call).await?;
             match Answer::read(head).await {
-                Ok(answer) if may_renew && answer.status == 401 && self.renew().await? => may_renew = false,
+                Ok(answer) if may_renew && self.renews_after(&answer).await? => may_renew = false,
                 Ok(answer) => return Ok(answer),
                 Err(error)
                     if request.repeat == Repeat::Harmless
@@ -100,18 +113,16 @@ impl Web {
     /// Sends a request of a call and takes the head of its answer. A failure has its whole body with it.
     pub(crate) async fn open(&self, request: &Request<'_>, call: &Call) -> Result<Opened> {
         let mut head = self.execute(request, call).await?;
-        if head.status() == 401 && self.signer.is_some() {
+        let mut may_renew = true;
+        while !head.status().is_success() {
             let answer = Answer::read(head).await.map_err(|error| self.connection_error(request.shown, error))?;
-            if !self.renew().await? {
+            if !may_renew || !self.renews_after(&answer).await? {
                 return Ok(Opened::Failed(answer));
             }
+            may_renew = false;
             head = self.execute(request, call).await?;
         }
-        if !head.status().is_success() {
-            let answer = Answer::read(head).await.map_err(|error| self.connection_error(request.shown, error))?;
-            return Ok(Opened::Failed(answer));
-        }
-        Opened::flowing(head, self.endpoint.clone(), request.shown)
+        Opened::flowing(head, self.endpoint.clone(), self.advice, request.shown)
     }
 
     /// Finds out whether there are keys to sign with.
@@ -122,10 +133,11 @@ impl Web {
         }
     }
 
-    async fn renew(&self) -> Result<bool> {
+    /// Whether there are new keys after an answer that refused the old ones.
+    async fn renews_after(&self, answer: &Answer) -> Result<bool> {
         match &self.signer {
-            Some(signer) => signer.renew().await,
-            None => Ok(false),
+            Some(signer) if !answer.status.is_success() && signer.is_refused(answer) => signer.renew().await,
+            _ => Ok(false),
         }
     }
 
@@ -164,7 +176,7 @@ impl Web {
     }
 
     fn connection_error(&self, shown: &str, error: HttpError) -> Error {
-        connection_error(&self.endpoint, shown, error)
+        connection_error(&self.endpoint, self.advice, shown, error)
     }
 }
 
@@ -176,12 +188,12 @@ impl fmt::Debug for Web {
 }
 
 /// What the lack of an answer means.
-fn connection_error(endpoint: &str, shown: &str, error: HttpError) -> Error {
+fn connection_error(endpoint: &str, advice: &Advice, shown: &str, error: HttpError) -> Error {
     let (endpoint, reason) = (endpoint.to_owned(), chain(&error));
     match error.kind() {
         HttpErrorKind::Connect if is_of_tls(&reason) => Error::Untrusted { endpoint, reason },
         HttpErrorKind::Decode | HttpErrorKind::Unknown => store_error(shown, error),
-        _ => Error::Unreachable { endpoint, reason },
+        _ => Error::Unreachable { endpoint, reason, advice: advice.unreachable },
     }
 }
 

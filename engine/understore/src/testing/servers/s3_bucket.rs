@@ -63,7 +63,7 @@ impl S3Bucket {
 
     async fn try_make(&self) -> crate::Result<()> {
         let spec = self.mount("");
-        let (bucket, _) = s3::connect(&spec.uri, &spec.options)?;
+        let (bucket, _) = s3::connect_aws(&spec.uri, &spec.options)?;
         bucket.create_bucket().await?;
         let store = crate::open(&spec)?;
         let path = StorePath::parse("ready")?;

@@ -1,25 +1,30 @@
 //! Stand-ins for Google Cloud Storage and Alibaba OSS, which have no server of their own: SeaweedFS's S3 behind a proxy
-//! that renames headers.
+//! that speaks as they do.
 //!
 //! | GCS | OSS | S3 |
 //! |---|---|---|
 //! | `x-goog-copy-source` | `x-oss-copy-source` | `x-amz-copy-source` |
+//! | `x-goog-copy-source-if-generation-match` | `x-oss-copy-source-if-match` | `x-amz-copy-source-if-match` |
 //! | `x-goog-if-generation-match: 0` | `x-oss-forbid-overwrite: true` | `If-None-Match: *` |
 //! | `x-goog-if-generation-match: N` | | `If-Match`, with the etag that N was made of |
 //! | `x-goog-meta-…` | `x-oss-meta-…` | `x-amz-meta-…` |
-//! | `x-goog-generation`, in answers | | `ETag` |
-//! | 412 | 409, after `x-oss-forbid-overwrite` | 412 |
+//! | `x-goog-generation`, in answers; `<Generation>`, in lists | | `ETag` |
+//! | 412 | 409 `FileAlreadyExists`, after `x-oss-forbid-overwrite` | 412 |
 //!
-//! A header of theirs that is not in the table is refused with 501: SeaweedFS would not know it, and would do something
-//! else than was asked (of a copy it makes an empty object). Signatures are not looked at: the store is open to anybody on
-//! 127.0.0.1 who knows the port.
+//! A header of theirs that is not in the table, or a condition where they take none, is refused with 501: SeaweedFS would
+//! not know it, and would do something else than was asked (of a copy it makes an empty object).
+//!
+//! Requests must have a good signature of version 4, or for GCS the one token. It is checked over what arrived, with the
+//! key that the stand-in gives out, by the code that signs: that code is held to published examples, and here it is shown
+//! that what is sent is what was signed.
 
-use std::{collections::HashMap, convert::Infallible, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri,
-    header::{AUTHORIZATION, ETAG, IF_MATCH, IF_NONE_MATCH},
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH},
+    request::Parts,
 };
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -28,14 +33,21 @@ use parking_lot::Mutex;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::{
+    fresh,
     http::send,
     seaweedfs::{Access, SeaweedFs},
     server::{Processes, Server},
+};
+use crate::{
+    MountSpec, Secret,
+    s3::v4::{GOOG4, Keys, OSS4, Scope},
 };
 
 /// Generations that are remembered; who conditions on an older one is told that it is not the object's.
 const GENERATIONS_MAX: usize = 1 << 16;
 const CONNECTIONS_MAX: usize = 256;
+/// Where the bucket of OSS is said to be.
+const OSS_REGION: &str = "cn-citius";
 
 /// Whose headers are spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +65,13 @@ impl Dialect {
             Self::Oss => "x-oss-",
         }
     }
+
+    fn scope(self) -> Scope<'static> {
+        match self {
+            Self::Gcs => Scope { scheme: &GOOG4, region: "auto", root: "" },
+            Self::Oss => Scope { scheme: &OSS4, region: OSS_REGION, root: "" },
+        }
+    }
 }
 
 /// A running stand-in with one bucket.
@@ -60,6 +79,7 @@ impl Dialect {
 pub struct StandIn {
     seaweedfs: SeaweedFs,
     address: SocketAddr,
+    shim: Arc<Shim>,
     /// The proxy ends when this goes.
     _proxy: oneshot::Sender<()>,
 }
@@ -74,7 +94,10 @@ impl StandIn {
         let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
-        let shim = Shim { dialect, upstream: seaweedfs.s3().endpoint().to_owned(), generations: Mutex::default() };
+        let keys = Keys { id: Secret::new(fresh::key()?), secret: Secret::new(fresh::key()?), token: None };
+        let upstream = seaweedfs.s3().endpoint().to_owned();
+        let shim = Arc::new(Shim { dialect, upstream, keys, token: fresh::key()?, generations: Mutex::default() });
+        let serving = Arc::clone(&shim);
         let (proxy, ended) = oneshot::channel::<()>();
         // A thread of its own: the runtime here may be one test's, and the stand-in several tests'.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -82,12 +105,46 @@ impl StandIn {
             runtime.block_on(async move {
                 let Ok(listener) = TcpListener::from_std(listener) else { return };
                 tokio::select! {
-                    () = serve(listener, Arc::new(shim)) => {}
+                    () = serve(listener, serving) => {}
                     _ = ended => {}
                 }
             });
         })?;
-        Ok(Self { seaweedfs, address, _proxy: proxy })
+        Ok(Self { seaweedfs, address, shim, _proxy: proxy })
+    }
+
+    /// A mount of the bucket, or of a prefix in it, by the keys of its signatures.
+    pub fn mount(&self, prefix: &str) -> MountSpec {
+        let (id, secret) = self.keys();
+        let spec = self.keyless(prefix);
+        match self.shim.dialect {
+            Dialect::Gcs => spec.option("google_hmac_access_id", id).option("google_hmac_secret", secret),
+            Dialect::Oss => spec.option("oss_access_key_id", id).option("oss_access_key_secret", secret),
+        }
+    }
+
+    /// A mount of the bucket, or of a prefix in it, without keys.
+    pub fn keyless(&self, prefix: &str) -> MountSpec {
+        let (bucket, slash) = (self.bucket(), if prefix.is_empty() { "" } else { "/" });
+        match self.shim.dialect {
+            Dialect::Gcs => MountSpec::new(format!("gs://{bucket}{slash}{prefix}"))
+                .option("google_base_url", self.endpoint())
+                .option("google_allow_http", "true"),
+            Dialect::Oss => MountSpec::new(format!("oss://{bucket}{slash}{prefix}"))
+                .option("oss_endpoint", self.endpoint())
+                .option("oss_region", OSS_REGION)
+                .option("oss_allow_http", "true"),
+        }
+    }
+
+    /// The key pair: id and secret.
+    pub fn keys(&self) -> (&str, &str) {
+        (self.shim.keys.id.expose(), self.shim.keys.secret.expose())
+    }
+
+    /// The token that GCS takes instead of a signature.
+    pub fn token(&self) -> &str {
+        &self.shim.token
     }
 
     /// Where clients connect to; buckets are the first part of the path.
@@ -150,38 +207,98 @@ async fn serve(listener: TcpListener, shim: Arc<Shim>) {
 
 type Body = BoxBody<Bytes, hyper::Error>;
 
-#[derive(Debug)]
 struct Shim {
     dialect: Dialect,
     upstream: String,
+    keys: Keys,
+    token: String,
     generations: Mutex<Generations>,
 }
 
+/// By hand: the token is nobody's to read.
+impl fmt::Debug for Shim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shim").field("dialect", &self.dialect).field("upstream", &self.upstream).finish_non_exhaustive()
+    }
+}
+
+/// Why a request goes no further: a status, a code and a text.
+type Refusal = (StatusCode, &'static str, String);
+
 impl Shim {
-    async fn answer(&self, mut request: Request<Incoming>) -> Response<Body> {
-        let forbids = match self.request_to_s3(request.headers_mut()) {
-            Ok(forbids) => forbids,
-            Err((status, why)) => return plain(status, why),
-        };
-        let target = request.uri().path_and_query().map_or("/", |target| target.as_str());
-        match format!("{}{target}", self.upstream).parse::<Uri>() {
-            Ok(uri) => *request.uri_mut() = uri,
-            Err(error) => return plain(StatusCode::BAD_REQUEST, error.to_string()),
-        }
-        match send(request).await {
-            Ok(mut answer) => {
-                self.answer_of_s3(answer.headers_mut());
-                if forbids && answer.status() == StatusCode::PRECONDITION_FAILED {
-                    *answer.status_mut() = StatusCode::CONFLICT;
-                }
-                answer.map(BodyExt::boxed)
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        match self.forward(request).await {
+            Ok(answer) => answer,
+            Err((status, code, text)) => {
+                let body = format!("<Error><Code>{code}</Code><Message>{text}</Message></Error>");
+                let mut response = Response::new(whole(body.into()));
+                *response.status_mut() = status;
+                response
             }
-            Err(error) => plain(StatusCode::BAD_GATEWAY, error.to_string()),
         }
     }
 
+    async fn forward(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let (mut parts, body) = request.into_parts();
+        self.check_who(&parts)?;
+        let forbids = self.request_to_s3(&mut parts)?;
+        let is_list =
+            parts.method == Method::GET && parts.uri.query().is_some_and(|query| query.contains("list-type=2"));
+        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
+        let bad = |error: http::uri::InvalidUri| (StatusCode::BAD_REQUEST, "InvalidURI", error.to_string());
+        parts.uri = format!("{}{target}", self.upstream).parse::<Uri>().map_err(bad)?;
+        let away = |error: String| (StatusCode::BAD_GATEWAY, "Away", error);
+        let mut answer = send(Request::from_parts(parts, body)).await.map_err(|error| away(error.to_string()))?;
+        if forbids && answer.status() == StatusCode::PRECONDITION_FAILED {
+            return Err((StatusCode::CONFLICT, "FileAlreadyExists", "the object may not be there".to_owned()));
+        }
+        self.answer_of_s3(answer.headers_mut());
+        if !is_list || self.dialect != Dialect::Gcs {
+            return Ok(answer.map(BodyExt::boxed));
+        }
+        let (mut parts, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|error| away(error.to_string()))?.to_bytes();
+        parts.headers.remove(CONTENT_LENGTH);
+        Ok(Response::from_parts(parts, whole(self.with_generations(&String::from_utf8_lossy(&body)).into())))
+    }
+
+    /// Who asks must have signed, or have the token.
+    fn check_who(&self, parts: &Parts) -> Result<(), Refusal> {
+        let given = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let scope = self.dialect.scope();
+        let refusal = if given.is_empty() {
+            (StatusCode::FORBIDDEN, "AccessDenied")
+        } else if self.dialect == Dialect::Gcs && given.starts_with("Bearer ") {
+            if given.strip_prefix("Bearer ") == Some(&self.token) {
+                return Ok(());
+            }
+            (StatusCode::UNAUTHORIZED, "AuthenticationRequired")
+        } else if !given.contains(&format!("Credential={}/", self.keys.id.expose())) {
+            (StatusCode::FORBIDDEN, "InvalidAccessKeyId")
+        } else if !given.contains(&format!("/{}/", scope.region)) {
+            (StatusCode::BAD_REQUEST, "InvalidArgument")
+        } else if given != scope.authorization(&parts.method, &parts.uri, &signed(parts, given), &self.keys) {
+            (StatusCode::FORBIDDEN, "SignatureDoesNotMatch")
+        } else {
+            return Ok(());
+        };
+        let text = match refusal.1 {
+            "InvalidArgument" => "Invalid signing region in Authorization header.",
+            _ => "the stand-in lets nobody in like this",
+        };
+        Err((refusal.0, refusal.1, text.to_owned()))
+    }
+
     /// Renames the headers of a request; whether it has OSS forbid overwriting.
-    fn request_to_s3(&self, headers: &mut HeaderMap) -> Result<bool, (StatusCode, String)> {
+    fn request_to_s3(&self, parts: &mut Parts) -> Result<bool, Refusal> {
+        let unknown = |text: String| Err((StatusCode::NOT_IMPLEMENTED, "NotImplemented", text));
+        let headers = &mut parts.headers;
+        let is_write = matches!(parts.method, Method::PUT | Method::POST | Method::DELETE);
+        if is_write && (headers.contains_key(IF_MATCH) || headers.contains_key(IF_NONE_MATCH)) {
+            return unknown("the stand-in takes no etags as conditions of writes".to_owned());
+        }
+        let completes =
+            parts.method == Method::POST && parts.uri.query().is_some_and(|query| query.contains("uploadId="));
         let mut forbids = false;
         headers.remove(AUTHORIZATION);
         for (name, value) in theirs(headers, self.dialect.prefix()) {
@@ -189,17 +306,19 @@ impl Shim {
             match (self.dialect, rest) {
                 (_, "copy-source") => rename(headers, &name, "x-amz-copy-source"),
                 (_, meta) if meta.starts_with("meta-") => rename(headers, &name, &format!("x-amz-{meta}")),
-                (Dialect::Gcs, "if-generation-match") => {
+                (Dialect::Gcs, "if-generation-match") if !completes => {
                     headers.remove(&name);
                     if value == "0" {
                         headers.insert(IF_NONE_MATCH, HeaderValue::from_static("*"));
                     } else {
-                        let unknown =
-                            || (StatusCode::PRECONDITION_FAILED, "this generation is not the object's".to_owned());
-                        let etag = self.generations.lock().etag(&value).ok_or_else(unknown)?;
-                        headers.insert(IF_MATCH, etag);
+                        headers.insert(IF_MATCH, self.etag_of(&value)?);
                     }
                 }
+                (Dialect::Gcs, "copy-source-if-generation-match") => {
+                    headers.remove(&name);
+                    headers.insert("x-amz-copy-source-if-match", self.etag_of(&value)?);
+                }
+                (Dialect::Oss, "copy-source-if-match") => rename(headers, &name, "x-amz-copy-source-if-match"),
                 (Dialect::Oss, "forbid-overwrite") => {
                     headers.remove(&name);
                     if value == "true" {
@@ -208,13 +327,19 @@ impl Shim {
                     }
                 }
                 // Parts of signatures.
-                (Dialect::Oss, "date" | "content-sha256") => drop(headers.remove(&name)),
-                _ => {
-                    return Err((StatusCode::NOT_IMPLEMENTED, format!("the stand-in does not know the header {name}")));
-                }
+                (_, "date" | "content-sha256") => drop(headers.remove(&name)),
+                _ => return unknown(format!("the stand-in does not know the header {name} here")),
             }
         }
         Ok(forbids)
+    }
+
+    fn etag_of(&self, generation: &HeaderValue) -> Result<HeaderValue, Refusal> {
+        let unknown = || {
+            let text = "this generation is not the object's".to_owned();
+            (StatusCode::PRECONDITION_FAILED, "PreconditionFailed", text)
+        };
+        self.generations.lock().etag(generation).ok_or_else(unknown)
     }
 
     /// Renames the headers of an answer.
@@ -230,6 +355,31 @@ impl Shim {
             headers.insert(HeaderName::from_static("x-goog-generation"), generation);
         }
     }
+
+    /// A list with the generation of each object, and the one element that Google spells otherwise.
+    fn with_generations(&self, list: &str) -> String {
+        let mut out = String::new();
+        for (at, piece) in list.split("<ETag>").enumerate() {
+            if at > 0 {
+                let etag = piece.split("</ETag>").next().unwrap_or_default();
+                let etag = etag.replace("&quot;", "\"").replace("&#34;", "\"");
+                let etag = HeaderValue::from_str(&etag).expect("SeaweedFS lists the etags that it sends as headers");
+                let generation = self.generations.lock().of(etag);
+                let generation = generation.to_str().expect("it is a number");
+                out.push_str(&format!("<Generation>{generation}</Generation><ETag>"));
+            }
+            out.push_str(piece);
+        }
+        out.replace("<EncodingType>", "<Encoding-Type>").replace("</EncodingType>", "</Encoding-Type>")
+    }
+}
+
+/// The headers that a signature names, or all if it names none: what is added on the way is not signed.
+fn signed(parts: &Parts, authorization: &str) -> HeaderMap {
+    let named = authorization.split_once("SignedHeaders=").and_then(|(_, rest)| rest.split(',').next());
+    let is_signed = |name: &HeaderName| named.is_none_or(|named| named.split(';').any(|signed| name == signed));
+    let headers = parts.headers.iter().filter(|(name, _)| is_signed(name));
+    headers.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
 
 fn theirs(headers: &HeaderMap, prefix: &str) -> Vec<(HeaderName, HeaderValue)> {
@@ -244,11 +394,8 @@ fn rename(headers: &mut HeaderMap, from: &HeaderName, to: &str) {
     }
 }
 
-fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let body = Full::new(Bytes::from(text)).map_err(|never| match never {}).boxed();
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 
 /// Which number stands for which etag.

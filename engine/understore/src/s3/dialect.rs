@@ -1,0 +1,200 @@
+//! What differs between the stores that speak S3's XML. The requests themselves are made once, in `mod.rs`.
+//!
+//! Sources: the API references of Amazon S3, of Google Cloud Storage's XML API (headers, `PUT` and `DELETE` object,
+//! multipart uploads) and of Alibaba OSS (PutObject, CopyObject, CompleteMultipartUpload, common errors).
+
+use super::client::Failure;
+use crate::{
+    Condition,
+    object::{Rules, text_of},
+    store::Compares,
+};
+
+/// A header that is sent with one value.
+pub(super) type Header = (&'static str, &'static str);
+
+/// One way to speak S3's XML.
+#[derive(Debug)]
+pub(super) struct Dialect {
+    /// What tells the versions of an object apart.
+    pub(super) version: Version,
+    /// Says which write of Citius an object is.
+    pub(super) file_id: &'static str,
+    /// Names what is copied, after `copy_root`.
+    pub(super) copy_source: &'static str,
+    pub(super) copy_root: &'static str,
+    /// Which version must be copied.
+    pub(super) copy_if: &'static str,
+    /// Which version must be read.
+    pub(super) read_if: &'static str,
+    /// Which version must be deleted, if the store can be told.
+    pub(super) delete_if: Option<&'static str>,
+    /// That nothing may be at the key of a put, a copy or a completed upload.
+    create: Header,
+    /// Which version a put must replace, if the store can be told.
+    replace: Option<&'static str>,
+    /// Whether the end of an upload takes these conditions as well.
+    completes_conditionally: bool,
+    /// The status, and where it has several meanings the code, of what is there and may not be.
+    exists: (u16, Option<&'static str>),
+    /// Sent with reads and stats.
+    pub(super) read_also: Option<Header>,
+    /// Says who pays for requests; the value is the mount's.
+    pub(super) payer: &'static str,
+    /// Whether equal etags of a copy and its source can be demanded, if neither is of parts.
+    pub(super) etags_are_digests: bool,
+    /// Whether `encoding-type=url` holds of continuation tokens, too.
+    pub(super) encodes_tokens: bool,
+    pub(super) rules: Rules,
+}
+
+/// What tells the versions of an object apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Version {
+    /// Its `ETag`, with its quotes.
+    Etag,
+    /// Its `x-goog-generation`, a number that each write of a key makes anew.
+    Generation,
+}
+
+impl Version {
+    /// The header of answers that tells it.
+    pub(super) fn header(self) -> &'static str {
+        match self {
+            Self::Etag => "etag",
+            Self::Generation => "x-goog-generation",
+        }
+    }
+}
+
+/// Amazon S3, and what speaks as it does. Its parts have at least 5 MiB.
+///
+/// Amazon documents the conditions on the end of an upload as atomic; others look just before, so `complete` is raised
+/// for Amazon's own endpoints only.
+pub(super) static S3: Dialect = Dialect {
+    version: Version::Etag,
+    file_id: "x-amz-meta-citius-file",
+    copy_source: "x-amz-copy-source",
+    copy_root: "",
+    copy_if: "x-amz-copy-source-if-match",
+    read_if: "if-match",
+    delete_if: Some("if-match"),
+    create: ("if-none-match", "*"),
+    replace: Some("if-match"),
+    completes_conditionally: true,
+    exists: (412, None),
+    read_also: None,
+    payer: "x-amz-request-payer",
+    etags_are_digests: true,
+    encodes_tokens: false,
+    rules: Rules {
+        key_bytes_max: 1024,
+        small_bytes_max: 8 << 20,
+        part_bytes: 8 << 20,
+        part_bytes_max: 5 << 30,
+        copy_bytes_max: 5 << 30,
+        create: Compares::Atomically,
+        replace: Compares::Atomically,
+        complete: Compares::JustBefore,
+    },
+};
+
+/// Google Cloud Storage. The end of an upload takes no conditions there. An object that is stored with
+/// `Content-Encoding: gzip` is sent unpacked, of unknown length and without ranges, to who does not say that it takes gzip.
+pub(super) static GCS: Dialect = Dialect {
+    version: Version::Generation,
+    file_id: "x-goog-meta-citius-file",
+    copy_source: "x-goog-copy-source",
+    copy_root: "",
+    copy_if: "x-goog-copy-source-if-generation-match",
+    read_if: "x-goog-if-generation-match",
+    delete_if: Some("x-goog-if-generation-match"),
+    create: ("x-goog-if-generation-match", "0"),
+    replace: Some("x-goog-if-generation-match"),
+    completes_conditionally: false,
+    exists: (412, None),
+    read_also: Some(("accept-encoding", "gzip")),
+    payer: "x-goog-user-project",
+    etags_are_digests: false,
+    encodes_tokens: false,
+    rules: Rules { copy_bytes_max: 5 << 40, ..S3.rules },
+};
+
+/// Alibaba OSS. It can be told that nothing may be there, and not which version to replace or to delete. Objects of any
+/// size are copied within their bucket; etags are digests only of what was put.
+pub(super) static OSS: Dialect = Dialect {
+    version: Version::Etag,
+    file_id: "x-oss-meta-citius-file",
+    copy_source: "x-oss-copy-source",
+    copy_root: "/",
+    copy_if: "x-oss-copy-source-if-match",
+    read_if: "if-match",
+    delete_if: None,
+    create: ("x-oss-forbid-overwrite", "true"),
+    replace: None,
+    completes_conditionally: true,
+    exists: (409, Some("FileAlreadyExists")),
+    read_also: None,
+    payer: "x-oss-request-payer",
+    etags_are_digests: false,
+    encodes_tokens: true,
+    rules: Rules {
+        key_bytes_max: 1023,
+        copy_bytes_max: u64::MAX,
+        replace: Compares::JustBefore,
+        complete: Compares::JustBefore,
+        ..S3.rules
+    },
+};
+
+impl Dialect {
+    /// The header by which a put has the store judge a condition, if it can.
+    pub(super) fn put_if<'a>(&self, condition: &'a Condition) -> Option<(&'static str, &'a str)> {
+        match condition {
+            Condition::Any => None,
+            Condition::MustNotExist => Some(self.create),
+            Condition::Replaces(token) => Some((self.replace?, text_of(token).unwrap_or_default())),
+        }
+    }
+
+    /// The same of the end of an upload.
+    pub(super) fn complete_if<'a>(&self, condition: &'a Condition) -> Option<(&'static str, &'a str)> {
+        self.put_if(condition).filter(|_| self.completes_conditionally)
+    }
+
+    /// The header by which a copy has nothing replaced.
+    pub(super) fn create_only(&self) -> Header {
+        self.create
+    }
+
+    /// Whether a failure says that something is there which may not be.
+    pub(super) fn says_exists(&self, failure: &Failure) -> bool {
+        let (status, code) = self.exists;
+        failure.status == status && code.is_none_or(|code| failure.code == code)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::VersionToken;
+
+    /// A condition that a store cannot judge must not be sent in a header that it ignores: it would be believed.
+    #[test]
+    fn what_cannot_be_judged_is_not_asked() {
+        let replaces = Condition::Replaces(VersionToken::new(b"7").unwrap());
+        let sent =
+            |dialect: &Dialect, condition| dialect.put_if(condition).map(|(name, value)| format!("{name}: {value}"));
+        assert_eq!(sent(&S3, &replaces).as_deref(), Some("if-match: 7"));
+        assert_eq!(sent(&GCS, &replaces).as_deref(), Some("x-goog-if-generation-match: 7"));
+        assert_eq!(sent(&OSS, &replaces), None);
+        assert_eq!(sent(&GCS, &Condition::MustNotExist).as_deref(), Some("x-goog-if-generation-match: 0"));
+        for dialect in [&S3, &GCS, &OSS] {
+            assert_eq!(sent(dialect, &Condition::Any), None);
+            let atomic = dialect.rules.replace == Compares::Atomically;
+            assert_eq!(dialect.replace.is_some(), atomic, "{dialect:?}");
+        }
+        assert_eq!(GCS.complete_if(&Condition::MustNotExist), None);
+        assert_eq!(OSS.complete_if(&Condition::MustNotExist), Some(("x-oss-forbid-overwrite", "true")));
+    }
+}

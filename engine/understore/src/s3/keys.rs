@@ -1,0 +1,191 @@
+//! Where keys come from, and who signs with them.
+//!
+//! A source is asked before each request, and told when its keys were refused: keys that were changed where they are kept
+//! are taken up without a new mount. A source that did so for one request lets all that were signed with the old keys
+//! be sent again, each once.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::Utc;
+use http::header::AUTHORIZATION;
+use object_store::{CredentialProvider, aws::AwsCredential, client::HttpRequest, gcp::GcpCredential};
+use parking_lot::{Mutex, RwLock};
+
+use super::{
+    client::Failure,
+    v4::{Keys, Scheme, Scope, secret_value},
+};
+use crate::{
+    Advice, Error, Result, Secret,
+    web::{Answer, Signer, chain},
+};
+
+/// How often a source whose keys are refused is made anew, at most; and how long a renewal holds for requests that were
+/// signed before it.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
+/// A source of keys. Its failures are told in words.
+#[async_trait]
+pub(super) trait KeySource: Send + Sync {
+    async fn keys(&self) -> Result<Arc<Keys>, String>;
+
+    /// Told that keys were refused. Whether there are others now.
+    fn renew(&self) -> bool;
+}
+
+/// Keys that never change.
+#[async_trait]
+impl KeySource for Arc<Keys> {
+    async fn keys(&self) -> Result<Arc<Keys>, String> {
+        Ok(Self::clone(self))
+    }
+
+    fn renew(&self) -> bool {
+        false
+    }
+}
+
+/// What `object_store` gives: it refreshes what expires, and here it is made anew when what it has is refused before that.
+pub(super) struct Provided<C> {
+    provider: RwLock<Provider<C>>,
+    make: Make<C>,
+    renewed: Mutex<Option<Instant>>,
+}
+
+type Provider<C> = Arc<dyn CredentialProvider<Credential = C>>;
+type Make<C> = Box<dyn Fn() -> object_store::Result<Provider<C>> + Send + Sync>;
+
+impl<C> Provided<C> {
+    /// What gives credentials now, and how it is made anew.
+    pub(super) fn new(
+        provider: Provider<C>,
+        make: impl Fn() -> object_store::Result<Provider<C>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { provider: RwLock::new(provider), make: Box::new(make), renewed: Mutex::default() }
+    }
+
+    async fn credential(&self) -> Result<Arc<C>, String> {
+        let provider = Arc::clone(&self.provider.read());
+        provider.get_credential().await.map_err(|error| chain(&error))
+    }
+
+    fn renew(&self) -> bool {
+        let mut renewed = self.renewed.lock();
+        if renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE) {
+            return true;
+        }
+        match (self.make)() {
+            Ok(provider) => {
+                *self.provider.write() = provider;
+                *renewed = Some(Instant::now());
+                true
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), "the keys were refused, and their source gives no others");
+                false
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl KeySource for Provided<AwsCredential> {
+    async fn keys(&self) -> Result<Arc<Keys>, String> {
+        let found = self.credential().await?;
+        let (id, secret) = (Secret::new(&found.key_id), Secret::new(&found.secret_key));
+        Ok(Arc::new(Keys { id, secret, token: found.token.as_ref().map(Secret::new) }))
+    }
+
+    fn renew(&self) -> bool {
+        self.renew()
+    }
+}
+
+/// Signs by version 4 of somebody's rules.
+pub(super) struct V4Signer {
+    pub(super) source: Box<dyn KeySource>,
+    pub(super) scheme: &'static Scheme,
+    pub(super) region: String,
+    /// See [`Scope::root`].
+    pub(super) root: String,
+    /// Whether contents are signed as well.
+    pub(super) signs_content: bool,
+    /// What errors call the server.
+    pub(super) endpoint: String,
+    pub(super) advice: &'static Advice,
+}
+
+impl V4Signer {
+    async fn keys(&self) -> Result<Arc<Keys>> {
+        self.source.keys().await.map_err(|reason| missing_keys(&self.endpoint, self.advice, reason))
+    }
+}
+
+#[async_trait]
+impl Signer for V4Signer {
+    async fn sign(&self, request: &mut HttpRequest, content: &[Bytes]) -> Result<()> {
+        let keys = self.keys().await?;
+        let scope = Scope { scheme: self.scheme, region: &self.region, root: &self.root };
+        scope.sign(request, &keys, self.signs_content.then_some(content), Utc::now())
+    }
+
+    async fn find_keys(&self) -> Result<()> {
+        self.keys().await.map(drop)
+    }
+
+    fn is_refused(&self, answer: &Answer) -> bool {
+        Failure::of(answer).is_some_and(|failure| failure.refuses_keys())
+    }
+
+    async fn renew(&self) -> Result<bool> {
+        Ok(self.source.renew())
+    }
+}
+
+/// Shows Google's tokens.
+pub(super) struct Bearer {
+    pub(super) tokens: Provided<GcpCredential>,
+    /// What errors call the server.
+    pub(super) endpoint: String,
+    pub(super) advice: &'static Advice,
+}
+
+impl Bearer {
+    async fn token(&self) -> Result<Arc<GcpCredential>> {
+        self.tokens.credential().await.map_err(|reason| missing_keys(&self.endpoint, self.advice, reason))
+    }
+}
+
+#[async_trait]
+impl Signer for Bearer {
+    async fn sign(&self, request: &mut HttpRequest, _content: &[Bytes]) -> Result<()> {
+        let token = self.token().await?;
+        // What stands in for the service may want none.
+        if !token.bearer.is_empty() {
+            let value = Secret::new(format!("Bearer {}", token.bearer));
+            request.headers_mut().insert(AUTHORIZATION, secret_value(value.expose())?);
+        }
+        Ok(())
+    }
+
+    async fn find_keys(&self) -> Result<()> {
+        self.token().await.map(drop)
+    }
+
+    fn is_refused(&self, answer: &Answer) -> bool {
+        Failure::of(answer).is_some_and(|failure| failure.refuses_keys())
+    }
+
+    async fn renew(&self) -> Result<bool> {
+        Ok(self.tokens.renew())
+    }
+}
+
+fn missing_keys(endpoint: &str, advice: &Advice, reason: String) -> Error {
+    Error::MissingKeys { endpoint: endpoint.to_owned(), reason, advice: advice.missing_keys }
+}
