@@ -48,8 +48,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderMap, Method};
 
-#[cfg(feature = "testing")]
 pub(crate) use self::aws::connect as connect_aws;
+#[cfg(feature = "testing")]
 pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs};
 use self::{
     client::{Client, Failure, Request},
