@@ -413,6 +413,7 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         descriptors,
         control_characters,
         refused_characters,
+        drops_parts,
     } = capabilities;
     let answers = [
         ("create a file only where none is", compares(create_only)),
@@ -429,6 +430,10 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         ("several workers upload one file", yes(shared_upload)),
         ("workers read its files without a copy through memory", yes(descriptors)),
         ("control characters in names", yes(control_characters)),
+        (
+            "what a dead write has uploaded",
+            if drops_parts { "is dropped by the store itself, in time" } else { "is found and deleted by a sweep" },
+        ),
         (
             "every other character in names",
             if refused_characters.is_empty() { "yes" } else { "no: some are refused by name" },

@@ -152,6 +152,7 @@ impl UnderStore for MemoryStore {
             descriptors: false,
             control_characters: true,
             refused_characters: "",
+            drops_parts: false,
         }
     }
 
@@ -377,7 +378,7 @@ struct MemoryStaged {
 impl MemoryStaged {
     fn to_record(&self, parts: Vec<Part>) -> StagedRecord {
         let len = parts.iter().map(|part| part.len).sum();
-        let body = StagedBody::Upload { upload_id: self.file_id.to_string(), parts };
+        let body = StagedBody::Upload { upload_id: self.file_id.to_string(), parts, publish_by_ms: None };
         StagedRecord { path: self.path.clone(), file_id: self.file_id, len, body }
     }
 }

@@ -5,7 +5,8 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
-    Error, Result, Secret, UnderStore, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown,
+    Error, Result, Secret, UnderStore, azure, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3,
+    secret::is_shown,
 };
 
 /// What is to be mounted.
@@ -71,6 +72,10 @@ const REGISTRY: &[System] = &[
     System { schemes: &["gs", "gcs"], open: |spec| Ok(Arc::new(s3::open_gcs(&spec.uri, &spec.options)?)) },
     System { schemes: &["oss"], open: |spec| Ok(Arc::new(s3::open_oss(&spec.uri, &spec.options)?)) },
     System { schemes: &["hdfs"], open: |spec| Ok(Arc::new(hdfs::open(spec)?)) },
+    System {
+        schemes: &["abfs", "abfss", "wasb", "wasbs", "az", "azure"],
+        open: |spec| Ok(Arc::new(azure::open(&spec.uri, &spec.options)?)),
+    },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

@@ -163,6 +163,8 @@ pub struct Capabilities {
     pub control_characters: bool,
     /// Other characters that names may not hold, besides the slash and NUL.
     pub refused_characters: &'static str,
+    /// Whether the store itself drops, in time, what a write that died has uploaded, so that a sweep finds none of it.
+    pub drops_parts: bool,
 }
 
 /// What must hold of the target for a publication or a rename to happen.

@@ -32,7 +32,7 @@ use crate::{
     Error, Result,
     error::Source,
     store::Compares,
-    tree::{Content, Listing, Node, Protocol, Rules, Sink, Span, What},
+    tree::{ADVICE_UNREACHABLE, Content, Listing, Node, Protocol, Rules, Sink, Span, What},
 };
 
 const MILLISECOND_NS: i64 = 1_000_000;
@@ -40,6 +40,9 @@ const MILLISECOND_NS: i64 = 1_000_000;
 const UNCHANGED: u64 = u64::MAX;
 /// Permissions of a directory that is its owner's alone.
 const PRIVATE_MODE: u32 = 0o700;
+
+/// What to do about a user or ticket that is refused.
+const ADVICE_WRONG_KEYS: &str = "check hadoop_user, or the Kerberos ticket of this process (klist)";
 
 /// A folder of an HDFS.
 struct Hdfs {
@@ -206,8 +209,10 @@ impl Sink for HdfsSink {
 /// The error that the client means.
 fn failed(endpoint: &str, path: &str, error: HdfsError) -> Error {
     let shown = || path.to_owned();
-    let unreachable = |reason: String| Error::Unreachable { endpoint: endpoint.to_owned(), reason };
-    let wrong_keys = |reason: String| Error::WrongKeys { endpoint: endpoint.to_owned(), reason };
+    let unreachable =
+        |reason: String| Error::Unreachable { endpoint: endpoint.to_owned(), reason, advice: ADVICE_UNREACHABLE };
+    let wrong_keys =
+        |reason: String| Error::WrongKeys { endpoint: endpoint.to_owned(), reason, advice: ADVICE_WRONG_KEYS };
     match error {
         HdfsError::AlreadyExists(_) => Error::AlreadyExists { path: shown() },
         HdfsError::FileNotFound(_) => Error::NotFound { path: shown() },
@@ -237,7 +242,7 @@ fn refused(endpoint: &str, path: &str, class: &str, message: &str) -> Error {
         "PathIsNotEmptyDirectoryException" => Error::NotEmpty { path },
         "AccessControlException" => Error::PermissionDenied { path, reason },
         "AuthorizationException" | "SaslException" | "GSSException" | "InvalidToken" => {
-            Error::WrongKeys { endpoint: endpoint.to_owned(), reason }
+            Error::WrongKeys { endpoint: endpoint.to_owned(), reason, advice: ADVICE_WRONG_KEYS }
         }
         "InvalidPathException" | "PathComponentTooLongException" | "MaxDirectoryItemsExceededException" => {
             Error::Unnameable { path, reason }
@@ -246,7 +251,7 @@ fn refused(endpoint: &str, path: &str, class: &str, message: &str) -> Error {
             Error::NoSpace { path }
         }
         "SafeModeException" | "StandbyException" | "RetriableException" => {
-            Error::Unreachable { endpoint: endpoint.to_owned(), reason }
+            Error::Unreachable { endpoint: endpoint.to_owned(), reason, advice: ADVICE_UNREACHABLE }
         }
         name => Error::Store { path, source: format!("{name}: {message}").into() },
     }

@@ -148,6 +148,7 @@ impl UnderStore for LocalStore {
             descriptors: true,
             control_characters: true,
             refused_characters: "",
+            drops_parts: false,
         }
     }
 

@@ -5,9 +5,11 @@ mod bucket;
 mod conformance;
 mod fault;
 mod fuse;
+mod record;
 pub mod servers;
 
-pub use bucket::{Bucket, Request, RequestFault};
+pub use bucket::{Bucket, Habits, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
+pub use record::{FOLDER_VARIABLE, Ran, Suite};

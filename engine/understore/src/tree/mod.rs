@@ -41,6 +41,9 @@ const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long a check may take.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
+/// What to do about a server that does not answer.
+pub(crate) const ADVICE_UNREACHABLE: &str = "check that it runs, its address and the network";
+
 /// A folder of a file system as an under-store.
 #[derive(Debug)]
 pub(crate) struct Tree {
@@ -253,6 +256,7 @@ impl UnderStore for Tree {
             descriptors: false,
             control_characters: true,
             refused_characters: rules.refused_characters,
+            drops_parts: false,
         }
     }
 
@@ -264,6 +268,7 @@ impl UnderStore for Tree {
         let late = || Error::Unreachable {
             endpoint: self.inner.protocol.endpoint().to_owned(),
             reason: format!("no answer within {} s", CHECK_MAX.as_secs()),
+            advice: ADVICE_UNREACHABLE,
         };
         tokio::time::timeout(CHECK_MAX, self.inner.check()).await.map_err(|_| late())?
     }

@@ -51,7 +51,8 @@ impl Fake {
     /// Does what a call does, or loses it, or its answer.
     fn call<T>(&self, work: impl FnOnce(&mut Disk) -> Result<T>) -> Result<T> {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
-        let lost = || Err(Error::Unreachable { endpoint: "fake".into(), reason: "the call was lost".into() });
+        let lost =
+            || Err(Error::Unreachable { endpoint: "fake".into(), reason: "the call was lost".into(), advice: "" });
         let fault = self.fault.lock().filter(|(at, _)| *at == number);
         if fault.is_some_and(|(_, has_effect)| !has_effect) {
             return lost();
