@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use citius_understore::{Compares, Condition, Error, FileId, MountSpec, StorePath, UnderStore, VersionToken, open};
+use citius_understore::{
+    Compares, Condition, Error, FileId, MountSpec, StorePath, UnderStore, VersionToken, open,
+    testing::servers::{Dialect, StandIn},
+};
 use futures::TryStreamExt;
 use scripted::{Asked, answer, header, refusal, scripted};
 
@@ -451,4 +454,55 @@ async fn nothing_secret_is_shown_in_any_dialect() {
         assert!(!text.contains("hidden") && !text.contains(signature), "{text}");
     }
     assert!(!log.0.lock().unwrap().is_empty(), "nothing is logged at all");
+}
+
+async fn checked(spec: MountSpec) -> Error {
+    open(&spec).unwrap().check().await.unwrap_err()
+}
+
+/// The same mistakes by every dialect, each with the names of its own options.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_mount_is_told_apart() {
+    let rows = [
+        (Dialect::Gcs, "gs", "google", ["google_hmac_access_id", "google_hmac_secret", "google_base_url"]),
+        (Dialect::Oss, "oss", "oss", ["oss_access_key_id", "oss_access_key_secret", "oss_endpoint"]),
+    ];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    for (dialect, scheme, family, [id, secret, endpoint]) in rows {
+        let server = StandIn::start(dialect).await.unwrap();
+        let good = server.mount("");
+        let advised = |error: &Error, option: &str| {
+            let text = error.to_string();
+            assert!(text.contains(option) && !text.contains("aws_") && !text.contains("hidden"), "{text}");
+        };
+        for option in [id, secret] {
+            let error = checked(good.clone().option(option, "hidden")).await;
+            assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+            advised(&error, family);
+        }
+        let elsewhere = MountSpec { uri: format!("{scheme}://no-such-bucket"), ..good.clone() };
+        let error = checked(elsewhere).await;
+        assert!(matches!(&error, Error::MissingBucket { bucket, .. } if bucket == "no-such-bucket"), "{error:?}");
+        advised(&error, endpoint);
+        let error = checked(good.clone().option(endpoint, &closed)).await;
+        assert!(matches!(&error, Error::Unreachable { endpoint, .. } if endpoint.starts_with(&closed)), "{error:?}");
+        advised(&error, endpoint);
+        let error = checked(server.keyless("").option(format!("{family}_skip_signature"), "true")).await;
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+        if dialect == Dialect::Oss {
+            let error = checked(good.clone().option("oss_region", "cn-nowhere")).await;
+            assert!(matches!(error, Error::WrongRegion { .. }), "{error:?}");
+            advised(&error, "oss_region");
+            let error = checked(server.keyless("").option("oss_metadata_endpoint", &closed)).await;
+            assert!(matches!(error, Error::MissingKeys { .. }), "{error:?}");
+            advised(&error, "oss_access_key_id");
+        } else {
+            let error = checked(server.keyless("").option("google_bearer_token", "hidden")).await;
+            assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+            advised(&error, "google_service_account");
+        }
+        server.stop().unwrap();
+    }
 }

@@ -27,7 +27,7 @@
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
 //! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all; `keys.rs` is where keys come
-//!   from (`ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
+//!   from (`profile.rs`: Amazon's files, `ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
 //!   and writes documents.
 
 mod aws;
@@ -37,6 +37,7 @@ mod dialect;
 mod gcs;
 mod keys;
 mod oss;
+mod profile;
 mod ram;
 pub(crate) mod v4;
 mod xml;
