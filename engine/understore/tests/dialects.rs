@@ -212,7 +212,7 @@ async fn oss_looks_before_it_replaces() {
     ]);
     let store = oss(&endpoint);
     let able = store.capabilities();
-    assert_eq!((able.create_only, able.replace), (Compares::Atomically, Compares::JustBefore));
+    assert_eq!((able.create_only, able.replace), (Compares::JustBefore, Compares::JustBefore));
     assert_eq!(put(&store, 3, &Condition::Replaces(etag("\"A\""))).await.unwrap(), etag("\"B\""));
     let refused = put(&store, 3, &Condition::Replaces(etag("\"A\""))).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
@@ -221,18 +221,34 @@ async fn oss_looks_before_it_replaces() {
     assert!(heads.iter().all(|head| header(head, "if-match").is_none()));
 }
 
-/// That something is there is said once and is final; it was taken for a race that is worth another try.
+/// That something is there is said once and is final; it was taken for a race that is worth another try. In a bucket that
+/// keeps old versions nobody says it.
 #[tokio::test(flavor = "multi_thread")]
 async fn oss_creates_once() {
     let exists =
         refusal(409, "FileAlreadyExists", "The object you specified already exists and can not be overwritten.");
     let theirs = answer(200, &[("etag", "\"A\""), MODIFIED], "");
-    let (endpoint, asked) = scripted(vec![exists, theirs, answer(200, &[("etag", "\"B\"")], "")]);
+    let versioning =
+        |status: &str| answer(200, &[], &format!("<VersioningConfiguration>{status}</VersioningConfiguration>"));
+    let nothing = || answer(200, &[], "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");
+    for status in ["<Status>Enabled</Status>", "<Status>Suspended</Status>"] {
+        let (endpoint, _asked) = scripted(vec![nothing(), versioning(status), theirs.clone()]);
+        let store = oss(&endpoint);
+        store.check().await.unwrap();
+        assert_eq!(store.capabilities().create_only, Compares::JustBefore);
+        let refused = put(&store, 3, &Condition::MustNotExist).await.unwrap_err();
+        assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused:?}");
+    }
+    let written = answer(200, &[("etag", "\"B\"")], "");
+    let (endpoint, asked) = scripted(vec![nothing(), versioning(""), exists, theirs, written]);
     let store = oss(&endpoint);
+    store.check().await.unwrap();
+    assert_eq!(store.capabilities().create_only, Compares::Atomically);
     let refused = put(&store, 3, &Condition::MustNotExist).await.unwrap_err();
     assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused:?}");
     put(&store, 3, &Condition::MustNotExist).await.unwrap();
-    let heads: Vec<String> = asked.iter().take(3).collect();
+    let heads: Vec<String> = asked.iter().take(5).collect();
+    assert!(heads[1].starts_with("get /bucket?versioning= "), "{}", heads[1]);
     let puts: Vec<_> = heads.iter().filter(|head| head.starts_with("put /bucket/p/f ")).collect();
     assert_eq!(puts.len(), 2);
     for head in puts {
@@ -319,9 +335,11 @@ fn given(id: &str, minutes: i64) -> String {
     )
 }
 
-fn lists(count: usize) -> (String, Asked) {
+/// Answers so many checks.
+fn checks(count: usize) -> (String, Asked) {
     let nothing = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
-    scripted(vec![answer(200, &[], nothing); count])
+    let versioning = refusal(403, "AccessDenied", "You have no right to ask this.");
+    scripted((0..count).flat_map(|_| [answer(200, &[], nothing), versioning.clone()]).collect())
 }
 
 /// Keys that are about to end are asked for anew, and those that are not are kept.
@@ -335,12 +353,12 @@ async fn oss_has_the_keys_of_the_machines_role() {
         answer(200, &[], "storage-role"),
         answer(200, &[], &given("second", 60)),
     ]);
-    let (endpoint, asked) = lists(3);
+    let (endpoint, asked) = checks(2);
     let store = open(&oss_spec(&endpoint).option("oss_metadata_endpoint", &metadata)).unwrap();
     // Checking asks twice: whether there are keys, and with them.
     store.check().await.unwrap();
     store.check().await.unwrap();
-    let heads: Vec<String> = asked.iter().take(2).collect();
+    let heads: Vec<String> = asked.iter().take(4).collect();
     for head in &heads {
         assert_eq!(header(head, "x-oss-security-token"), Some("t-second"));
         assert!(header(head, "authorization").unwrap().contains("credential=second/"));
@@ -365,7 +383,7 @@ async fn oss_takes_on_a_role_with_the_token_of_a_pod() {
     let denied = r#"{"Code": "AuthenticationFail.OIDCToken.Expired", "Message": "This token is expired."}"#;
     let assumed = format!(r#"{{"RequestId": "r", "Credentials": {}}}"#, given("pod", 60));
     let (sts, _asked_for) = scripted(vec![answer(400, &[], denied), answer(200, &[], &assumed)]);
-    let (endpoint, asked) = lists(1);
+    let (endpoint, asked) = checks(1);
     let spec = oss_spec(&endpoint)
         .option("oss_sts_endpoint", &sts)
         .option("oss_role_arn", "acs:ram::1:role/r")

@@ -131,6 +131,15 @@ impl From<UploadsAnswer> for Uploads {
     }
 }
 
+/// Whether a bucket keeps old versions.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct VersioningAnswer {
+    /// Empty if it never did.
+    #[serde(default)]
+    pub(super) status: String,
+}
+
 /// What completes an upload.
 pub(super) fn complete_body(parts: &[Part]) -> Bytes {
     use std::fmt::Write;
