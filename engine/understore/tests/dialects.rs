@@ -149,13 +149,18 @@ async fn gcs_renames_one_version_only() {
 async fn gcs_lists_encoded_keys_and_generations() {
     let list = "<?xml version='1.0' encoding='UTF-8'?><ListBucketResult xmlns='http://doc.s3.amazonaws.com/2006-03-01'>\
                 <Name>bucket</Name><Prefix>p/</Prefix><Delimiter>/</Delimiter><Encoding-Type>url</Encoding-Type>\
-                <IsTruncated>false</IsTruncated>\
+                <NextContinuationToken>T%2B=</NextContinuationToken><KeyCount>3</KeyCount>\
                 <Contents><Key>p/a+b%25</Key><Generation>1</Generation><MetaGeneration>1</MetaGeneration>\
                 <LastModified>2015-10-21T07:28:00.123Z</LastModified><ETag>\"e\"</ETag><Size>5</Size></Contents>\
                 <Contents><Key>p/a%2Bb</Key><Generation>2</Generation><Size>6</Size></Contents>\
                 <CommonPrefixes><Prefix>p/d+e/</Prefix></CommonPrefixes></ListBucketResult>";
-    let (endpoint, _asked) = scripted(vec![answer(200, &[], list)]);
+    let last = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let (endpoint, asked) = scripted(vec![answer(200, &[], list), answer(200, &[], last)]);
     let pages: Vec<_> = gcs(&endpoint).list(&StorePath::root(), "").try_collect().await.unwrap();
+    assert!(
+        asked.iter().nth(1).unwrap().contains("continuation-token=t%252b%3d http"),
+        "the token is given back as it is"
+    );
     let entries = &pages[0].entries;
     let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!(names, ["a b%", "a+b", "d e"]);
