@@ -38,6 +38,7 @@ impl fmt::Display for Secret {
 /// Parts of option names whose values may be shown. What is on no list is a secret, so that an option
 /// added later by a library cannot leak by being forgotten here.
 const SHOWN: &[&str] = &[
+    "aws_profile",
     "aws_region",
     "region",
     "aws_default_region",

@@ -13,7 +13,7 @@ use citius_understore::{
 };
 
 /// Points that the suite has; a suite that lost some would still pass.
-const POINTS: usize = 43;
+const POINTS: usize = 44;
 
 async fn hold(store: Arc<dyn UnderStore>, skips: &[&str]) {
     let report: Report = conformance(store).await;
@@ -128,7 +128,12 @@ async fn azure_of_azurite() {
         let store = citius_understore::open(&server.mount(prefix)).unwrap();
         store.check().await.unwrap();
         // Azure takes a backslash for a slash, too.
-        let skips = ["backslashes_in_names", "sweep_takes_the_dead_only", "descriptors_show_one_version"];
+        let skips = [
+            "listing_begins_where_it_is_asked",
+            "backslashes_in_names",
+            "sweep_takes_the_dead_only",
+            "descriptors_show_one_version",
+        ];
         hold(store, &skips).await;
         server.stop().unwrap();
     });

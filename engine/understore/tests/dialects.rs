@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use citius_understore::{Compares, Condition, Error, FileId, MountSpec, StorePath, UnderStore, VersionToken, open};
+use citius_understore::{
+    Compares, Condition, Error, FileId, MountSpec, StorePath, UnderStore, VersionToken, open,
+    testing::servers::{Dialect, StandIn},
+};
 use futures::TryStreamExt;
 use scripted::{Asked, answer, header, refusal, scripted};
 
@@ -146,13 +149,18 @@ async fn gcs_renames_one_version_only() {
 async fn gcs_lists_encoded_keys_and_generations() {
     let list = "<?xml version='1.0' encoding='UTF-8'?><ListBucketResult xmlns='http://doc.s3.amazonaws.com/2006-03-01'>\
                 <Name>bucket</Name><Prefix>p/</Prefix><Delimiter>/</Delimiter><Encoding-Type>url</Encoding-Type>\
-                <IsTruncated>false</IsTruncated>\
+                <NextContinuationToken>T%2B=</NextContinuationToken><KeyCount>3</KeyCount>\
                 <Contents><Key>p/a+b%25</Key><Generation>1</Generation><MetaGeneration>1</MetaGeneration>\
                 <LastModified>2015-10-21T07:28:00.123Z</LastModified><ETag>\"e\"</ETag><Size>5</Size></Contents>\
                 <Contents><Key>p/a%2Bb</Key><Generation>2</Generation><Size>6</Size></Contents>\
                 <CommonPrefixes><Prefix>p/d+e/</Prefix></CommonPrefixes></ListBucketResult>";
-    let (endpoint, _asked) = scripted(vec![answer(200, &[], list)]);
+    let last = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let (endpoint, asked) = scripted(vec![answer(200, &[], list), answer(200, &[], last)]);
     let pages: Vec<_> = gcs(&endpoint).list(&StorePath::root(), "").try_collect().await.unwrap();
+    assert!(
+        asked.iter().nth(1).unwrap().contains("continuation-token=t%252b%3d http"),
+        "the token is given back as it is"
+    );
     let entries = &pages[0].entries;
     let names: Vec<_> = entries.iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!(names, ["a b%", "a+b", "d e"]);
@@ -209,7 +217,7 @@ async fn oss_looks_before_it_replaces() {
     ]);
     let store = oss(&endpoint);
     let able = store.capabilities();
-    assert_eq!((able.create_only, able.replace), (Compares::Atomically, Compares::JustBefore));
+    assert_eq!((able.create_only, able.replace), (Compares::JustBefore, Compares::JustBefore));
     assert_eq!(put(&store, 3, &Condition::Replaces(etag("\"A\""))).await.unwrap(), etag("\"B\""));
     let refused = put(&store, 3, &Condition::Replaces(etag("\"A\""))).await.unwrap_err();
     assert!(matches!(refused, Error::Conflict { .. }), "{refused:?}");
@@ -218,18 +226,34 @@ async fn oss_looks_before_it_replaces() {
     assert!(heads.iter().all(|head| header(head, "if-match").is_none()));
 }
 
-/// That something is there is said once and is final; it was taken for a race that is worth another try.
+/// That something is there is said once and is final; it was taken for a race that is worth another try. In a bucket that
+/// keeps old versions nobody says it.
 #[tokio::test(flavor = "multi_thread")]
 async fn oss_creates_once() {
     let exists =
         refusal(409, "FileAlreadyExists", "The object you specified already exists and can not be overwritten.");
     let theirs = answer(200, &[("etag", "\"A\""), MODIFIED], "");
-    let (endpoint, asked) = scripted(vec![exists, theirs, answer(200, &[("etag", "\"B\"")], "")]);
+    let versioning =
+        |status: &str| answer(200, &[], &format!("<VersioningConfiguration>{status}</VersioningConfiguration>"));
+    let nothing = || answer(200, &[], "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>");
+    for status in ["<Status>Enabled</Status>", "<Status>Suspended</Status>"] {
+        let (endpoint, _asked) = scripted(vec![nothing(), versioning(status), theirs.clone()]);
+        let store = oss(&endpoint);
+        store.check().await.unwrap();
+        assert_eq!(store.capabilities().create_only, Compares::JustBefore);
+        let refused = put(&store, 3, &Condition::MustNotExist).await.unwrap_err();
+        assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused:?}");
+    }
+    let written = answer(200, &[("etag", "\"B\"")], "");
+    let (endpoint, asked) = scripted(vec![nothing(), versioning(""), exists, theirs, written]);
     let store = oss(&endpoint);
+    store.check().await.unwrap();
+    assert_eq!(store.capabilities().create_only, Compares::Atomically);
     let refused = put(&store, 3, &Condition::MustNotExist).await.unwrap_err();
     assert!(matches!(refused, Error::AlreadyExists { .. }), "{refused:?}");
     put(&store, 3, &Condition::MustNotExist).await.unwrap();
-    let heads: Vec<String> = asked.iter().take(3).collect();
+    let heads: Vec<String> = asked.iter().take(5).collect();
+    assert!(heads[1].starts_with("get /bucket?versioning= "), "{}", heads[1]);
     let puts: Vec<_> = heads.iter().filter(|head| head.starts_with("put /bucket/p/f ")).collect();
     assert_eq!(puts.len(), 2);
     for head in puts {
@@ -316,9 +340,11 @@ fn given(id: &str, minutes: i64) -> String {
     )
 }
 
-fn lists(count: usize) -> (String, Asked) {
+/// Answers so many checks.
+fn checks(count: usize) -> (String, Asked) {
     let nothing = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
-    scripted(vec![answer(200, &[], nothing); count])
+    let versioning = refusal(403, "AccessDenied", "You have no right to ask this.");
+    scripted((0..count).flat_map(|_| [answer(200, &[], nothing), versioning.clone()]).collect())
 }
 
 /// Keys that are about to end are asked for anew, and those that are not are kept.
@@ -332,12 +358,12 @@ async fn oss_has_the_keys_of_the_machines_role() {
         answer(200, &[], "storage-role"),
         answer(200, &[], &given("second", 60)),
     ]);
-    let (endpoint, asked) = lists(3);
+    let (endpoint, asked) = checks(2);
     let store = open(&oss_spec(&endpoint).option("oss_metadata_endpoint", &metadata)).unwrap();
     // Checking asks twice: whether there are keys, and with them.
     store.check().await.unwrap();
     store.check().await.unwrap();
-    let heads: Vec<String> = asked.iter().take(2).collect();
+    let heads: Vec<String> = asked.iter().take(4).collect();
     for head in &heads {
         assert_eq!(header(head, "x-oss-security-token"), Some("t-second"));
         assert!(header(head, "authorization").unwrap().contains("credential=second/"));
@@ -362,7 +388,7 @@ async fn oss_takes_on_a_role_with_the_token_of_a_pod() {
     let denied = r#"{"Code": "AuthenticationFail.OIDCToken.Expired", "Message": "This token is expired."}"#;
     let assumed = format!(r#"{{"RequestId": "r", "Credentials": {}}}"#, given("pod", 60));
     let (sts, _asked_for) = scripted(vec![answer(400, &[], denied), answer(200, &[], &assumed)]);
-    let (endpoint, asked) = lists(1);
+    let (endpoint, asked) = checks(1);
     let spec = oss_spec(&endpoint)
         .option("oss_sts_endpoint", &sts)
         .option("oss_role_arn", "acs:ram::1:role/r")
@@ -451,4 +477,55 @@ async fn nothing_secret_is_shown_in_any_dialect() {
         assert!(!text.contains("hidden") && !text.contains(signature), "{text}");
     }
     assert!(!log.0.lock().unwrap().is_empty(), "nothing is logged at all");
+}
+
+async fn checked(spec: MountSpec) -> Error {
+    open(&spec).unwrap().check().await.unwrap_err()
+}
+
+/// The same mistakes by every dialect, each with the names of its own options.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_mount_is_told_apart() {
+    let rows = [
+        (Dialect::Gcs, "gs", "google", ["google_hmac_access_id", "google_hmac_secret", "google_base_url"]),
+        (Dialect::Oss, "oss", "oss", ["oss_access_key_id", "oss_access_key_secret", "oss_endpoint"]),
+    ];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    for (dialect, scheme, family, [id, secret, endpoint]) in rows {
+        let server = StandIn::start(dialect).await.unwrap();
+        let good = server.mount("");
+        let advised = |error: &Error, option: &str| {
+            let text = error.to_string();
+            assert!(text.contains(option) && !text.contains("aws_") && !text.contains("hidden"), "{text}");
+        };
+        for option in [id, secret] {
+            let error = checked(good.clone().option(option, "hidden")).await;
+            assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+            advised(&error, family);
+        }
+        let elsewhere = MountSpec { uri: format!("{scheme}://no-such-bucket"), ..good.clone() };
+        let error = checked(elsewhere).await;
+        assert!(matches!(&error, Error::MissingBucket { bucket, .. } if bucket == "no-such-bucket"), "{error:?}");
+        advised(&error, endpoint);
+        let error = checked(good.clone().option(endpoint, &closed)).await;
+        assert!(matches!(&error, Error::Unreachable { endpoint, .. } if endpoint.starts_with(&closed)), "{error:?}");
+        advised(&error, endpoint);
+        let error = checked(server.keyless("").option(format!("{family}_skip_signature"), "true")).await;
+        assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+        if dialect == Dialect::Oss {
+            let error = checked(good.clone().option("oss_region", "cn-nowhere")).await;
+            assert!(matches!(error, Error::WrongRegion { .. }), "{error:?}");
+            advised(&error, "oss_region");
+            let error = checked(server.keyless("").option("oss_metadata_endpoint", &closed)).await;
+            assert!(matches!(error, Error::MissingKeys { .. }), "{error:?}");
+            advised(&error, "oss_access_key_id");
+        } else {
+            let error = checked(server.keyless("").option("google_bearer_token", "hidden")).await;
+            assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+            advised(&error, "google_service_account");
+        }
+        server.stop().unwrap();
+    }
 }

@@ -15,7 +15,7 @@ use citius_understore::{
     UnderStore, open, testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
-use scripted::scripted;
+use scripted::{answer, header, refusal, scripted};
 
 fn path(text: &str) -> StorePath {
     StorePath::parse(text).unwrap()
@@ -334,4 +334,74 @@ async fn uploads_of_others_are_shown_and_left_alone() {
     assert!(matches!(mine.publish(&Condition::Any).await, Err(Error::StagedLost { .. })));
     theirs.publish(&Condition::MustNotExist).await.unwrap();
     outside.publish(&Condition::MustNotExist).await.unwrap();
+}
+
+/// Files of Amazon's tools, and a mount that has nothing else.
+fn profile_mount(folder: &std::path::Path, credentials: &str, config: &str, name: &str) -> MountSpec {
+    let (credentials_file, config_file) = (folder.join("credentials"), folder.join("config"));
+    std::fs::write(&credentials_file, credentials).unwrap();
+    std::fs::write(&config_file, config).unwrap();
+    MountSpec::new("s3://b")
+        .option("aws_profile", name)
+        .option("aws_shared_credentials_file", credentials_file.to_str().unwrap())
+        .option("aws_config_file", config_file.to_str().unwrap())
+        .option("aws_allow_http", "true")
+        .option("retries_max", "0")
+}
+
+/// Keys for a while are written to the file by somebody else, an hour at a time. When they are refused the file is read
+/// again, and the request that met the refusal is sent again, without a new mount.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_rotated_in_the_profile() {
+    let nothing = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+    let expired = || refusal(400, "ExpiredToken", "The provided token has expired.");
+    let (endpoint, asked) = scripted(vec![
+        answer(200, &[], nothing),
+        expired(),
+        answer(200, &[], nothing),
+        expired(),
+        expired(),
+        part(0, &[7; 100]),
+    ]);
+    let folder = tempfile::tempdir().unwrap();
+    let keys =
+        |id: &str| format!("[work]\naws_access_key_id={id}\naws_secret_access_key=s\naws_session_token=t-{id}\n");
+    let config = format!("[profile work]\nregion = eu-south-1\nendpoint_url = {endpoint}\n");
+    let spec = profile_mount(folder.path(), &keys("one"), &config, "work");
+    let store = open(&spec).unwrap();
+    store.check().await.unwrap();
+    std::fs::write(folder.path().join("credentials"), keys("two")).unwrap();
+    store.check().await.unwrap();
+    let token = citius_understore::VersionToken::new(b"\"v\"").unwrap();
+    let heads: Vec<String> = asked.iter().take(3).collect();
+    assert_eq!(header(&heads[0], "x-amz-security-token"), Some("t-one"));
+    assert!(header(&heads[0], "authorization").unwrap().contains("/eu-south-1/s3/aws4_request"));
+    assert_eq!(header(&heads[2], "x-amz-security-token"), Some("t-two"));
+    let mut landed = Vec::new();
+    std::fs::write(folder.path().join("credentials"), keys("three")).unwrap();
+    let failed = store.check().await.unwrap_err();
+    assert!(matches!(failed, Error::WrongKeys { .. }), "refused twice, it is not sent a third time: {failed:?}");
+    store.read(&path("f"), &token, 0..100, &mut |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes)).await.unwrap();
+    assert_eq!(landed, [7; 100]);
+    let last = asked.iter().take(3).last().unwrap();
+    assert_eq!(header(&last, "x-amz-security-token"), Some("t-three"));
+}
+
+#[test]
+fn profiles_that_give_no_keys_are_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = "[profile sso]\nsso_session = corp\n[profile process]\ncredential_process = /bin/keys\n[profile region]\n\
+                  region = x\n[profile half]\naws_secret_access_key = hidden\n";
+    let refused = |name: &str| {
+        let spec = profile_mount(folder.path(), "", config, name);
+        let error = open(&spec).err().unwrap_or_else(|| panic!("{name} gives no keys"));
+        assert!(matches!(&error, Error::InvalidOption { option, .. } if option == "aws_profile"), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("hidden"));
+        error.to_string()
+    };
+    assert!(refused("nobody").contains("has a profile \"nobody\""));
+    assert!(refused("sso").contains("sso_session is not followed here"));
+    assert!(refused("process").contains("credential_process is not followed here"));
+    assert!(refused("region").contains("aws_access_key_id and aws_secret_access_key"));
+    assert!(refused("half").contains("write both"));
 }

@@ -178,7 +178,7 @@ impl Signer for Tokens {
     }
 
     async fn renew(&self) -> Result<bool> {
-        Ok(self.credentials.renew())
+        Ok(self.credentials.remake())
     }
 }
 

@@ -1,10 +1,14 @@
 //! `s3://`: from URI and options to a connected store.
 //!
 //! Options have `object_store`'s names (`aws_endpoint`, `aws_access_key_id`, …). What the options leave open is taken
-//! from the environment (`AWS_*`), as every S3 tool does. Nothing is sent here: [`crate::UnderStore::check`] does.
+//! from the environment (`AWS_*`), as every S3 tool does. Keys are those of the options; else those of the profile that an
+//! option names; else those of the environment, be they keys, a web identity or a container's; else those of the profile
+//! that the environment names, or `default`; else those of the machine. A profile that gives keys gives region and
+//! endpoint, too, where nothing else does. Nothing is sent here: [`crate::UnderStore::check`] does.
 
 use std::{
     collections::{BTreeMap, HashMap},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -19,6 +23,7 @@ use super::{
     connect::{Mount, environment, is_true},
     dialect,
     keys::{KeySource, Provided, V4Signer},
+    profile::{Found, Profile, ProfileKeys},
     v4::{AWS4, Keys},
 };
 use crate::{
@@ -34,6 +39,9 @@ const USUAL: &[&str] = &[
     "aws_access_key_id",
     "aws_secret_access_key",
     "aws_session_token",
+    PROFILE,
+    CREDENTIALS_FILE,
+    CONFIG_FILE,
     "aws_region",
     "aws_allow_http",
     "aws_virtual_hosted_style_request",
@@ -46,12 +54,18 @@ const USUAL: &[&str] = &[
     "proxy_url",
 ];
 
+/// Options of ours.
+const PROFILE: &str = "aws_profile";
+const CREDENTIALS_FILE: &str = "aws_shared_credentials_file";
+const CONFIG_FILE: &str = "aws_config_file";
+
 static ADVICE: Advice = Advice {
     bucket: "bucket",
     missing_bucket: "create it, or check its name and aws_endpoint",
     unreachable: "check that it runs, aws_endpoint and the network",
-    wrong_keys: "check aws_access_key_id and aws_secret_access_key",
-    missing_keys: "set aws_access_key_id and aws_secret_access_key, or aws_skip_signature=true for a public bucket",
+    wrong_keys: "check aws_access_key_id and aws_secret_access_key, or what the profile holds",
+    missing_keys: "set aws_access_key_id and aws_secret_access_key, or aws_profile, \
+                   or aws_skip_signature=true for a public bucket",
     wrong_region: "set aws_region",
 };
 
@@ -66,13 +80,18 @@ pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<Obje
 
 /// The bucket of a URI, and the prefix in it.
 pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(S3, String)> {
-    let mount = Mount::read(uri, options)?;
+    let mut mount = Mount::read(uri, options)?;
+    let ours = [PROFILE, CREDENTIALS_FILE, CONFIG_FILE].map(|name| mount.options.remove(name));
     let own: Settings = mount
         .options
         .iter()
         .map(|(name, value)| Ok((option_key(name, &mount)?, value.clone())))
         .collect::<Result<_>>()?;
-    let settings: Settings = from_environment(&own).into_iter().chain(own).collect();
+    let mut settings: Settings = from_environment(&own, ours[0].is_some()).into_iter().chain(own).collect();
+    let profile = profile(ours, &settings, &mount)?;
+    if let Some((_, found)) = &profile {
+        take_from_profile(&mut settings, found);
+    }
     let setting = |key: Key| settings.get(&key).map(Secret::expose);
     let is_set = |key: Key| setting(key).is_some_and(is_true);
     let region = setting(Key::Region).or(setting(Key::DefaultRegion)).unwrap_or("us-east-1").to_owned();
@@ -93,9 +112,11 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(
     let builder = builder(&settings, &mount);
     let built = builder.clone().build().map_err(|error| mount.invalid("one of the aws_* options", chain(&error)))?;
     let (http, traffic) = mount.governor.last().expect("the builder connects before it returns");
-    let source: Box<dyn KeySource> = match static_keys {
-        Some(keys) => Box::new(Arc::new(keys)),
-        None => {
+    let profile = profile.filter(|_| !settings.keys().any(is_credential));
+    let source: Box<dyn KeySource> = match (static_keys, profile) {
+        (Some(keys), _) => Box::new(Arc::new(keys)),
+        (None, Some((profile, found))) => Box::new(keys_of_profile(profile, &found, &mount)?),
+        (None, None) => {
             let make = move || Ok(Arc::clone(builder.clone().build()?.credentials()));
             Box::new(Provided::new(Arc::clone(built.credentials()), make))
         }
@@ -146,14 +167,82 @@ fn builder(settings: &Settings, mount: &Mount) -> AmazonS3Builder {
 
 /// What the environment adds. Keys and endpoints are taken from it whole or not at all: a session token of the
 /// environment beside keys of the options, or another program's endpoint, would only break what was meant.
-fn from_environment(settings: &Settings) -> Settings {
-    let (own_keys, own_endpoint) = (settings.keys().any(is_credential), settings.keys().any(is_endpoint));
+fn from_environment(settings: &Settings, has_profile: bool) -> Settings {
+    let own_keys = has_profile || settings.keys().any(is_credential);
+    let own_endpoint = settings.keys().any(is_endpoint);
     environment()
         .filter(|(name, _)| name.starts_with("aws_"))
         .filter_map(|(name, value)| Some((name.parse().ok()?, value)))
         .filter(|(key, _)| !matches!(key, Key::Bucket) && !is_unsupported(key))
         .filter(|(key, _)| !(own_keys && is_credential(key) || own_endpoint && is_endpoint(key)))
         .collect()
+}
+
+/// The profile that gives keys, if one does: the one that is named by option; or, where nothing else gives any, by the
+/// environment; or the default one, if it is there. `options` are its name and the files.
+fn profile(options: [Option<Secret>; 3], settings: &Settings, mount: &Mount) -> Result<Option<(Profile, Found)>> {
+    let has_keys = settings.keys().any(is_credential);
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let [named, credentials, config] = options.map(|value| value.map(|value| value.expose().to_owned()));
+    if named.is_none() && has_keys {
+        return Ok(None);
+    }
+    let name = named.or_else(|| variable("AWS_PROFILE")).or_else(|| variable("AWS_DEFAULT_PROFILE"));
+    let is_named = name.is_some();
+    let file = |given: Option<String>, name: &str, usual: &str| {
+        let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".aws").join(usual));
+        given.or_else(|| variable(name)).map(PathBuf::from).or_else(home).unwrap_or_default()
+    };
+    let profile = Profile {
+        name: name.unwrap_or_else(|| "default".to_owned()),
+        credentials: file(credentials, "AWS_SHARED_CREDENTIALS_FILE", "credentials"),
+        config: file(config, "AWS_CONFIG_FILE", "config"),
+    };
+    let found = profile.read().map_err(|reason| mount.invalid(PROFILE, reason))?;
+    if !found.is_there && is_named {
+        let Profile { name, credentials, config } = &profile;
+        let (credentials, config) = (credentials.display(), config.display());
+        let reason = format!("neither {credentials} nor {config} has a profile \"{name}\"; name one that is there");
+        return Err(mount.invalid(PROFILE, reason));
+    }
+    // A default profile may hold a region only; keys are then looked for elsewhere.
+    let gives_keys = found.other_way().is_some() || found.keys() != Ok(None);
+    let is_wanted = found.is_there && (gives_keys || found.get("web_identity_token_file").is_some() || is_named);
+    Ok(is_wanted.then_some((profile, found)))
+}
+
+/// What a profile adds to settings that leave it open.
+fn take_from_profile(settings: &mut Settings, found: &Found) {
+    let mut wanted = Vec::new();
+    if !settings.contains_key(&Key::DefaultRegion) {
+        wanted.push((Key::Region, "region"));
+    }
+    if !settings.contains_key(&Key::S3Endpoint) {
+        wanted.push((Key::Endpoint, "endpoint_url"));
+    }
+    // What has a web identity is `object_store`'s to ask.
+    if found.get("web_identity_token_file").is_some() && found.keys() == Ok(None) {
+        wanted.push((Key::WebIdentityTokenFile, "web_identity_token_file"));
+        wanted.extend([(Key::RoleArn, "role_arn"), (Key::RoleSessionName, "role_session_name")]);
+    }
+    for (key, name) in wanted {
+        if let Some(value) = found.get(name) {
+            settings.entry(key).or_insert_with(|| Secret::new(value));
+        }
+    }
+}
+
+fn keys_of_profile(profile: Profile, found: &Found, mount: &Mount) -> Result<ProfileKeys> {
+    let refuse = |reason: String| Err(mount.invalid(PROFILE, format!("of profile \"{}\": {reason}", profile.name)));
+    match (found.keys(), found.other_way()) {
+        (Ok(Some(keys)), _) => Ok(ProfileKeys::new(profile, keys)),
+        (Err(reason), _) => refuse(reason),
+        (Ok(None), Some(way)) => {
+            let file = profile.credentials.display();
+            refuse(format!("{way} is not followed here; have a tool write the keys to {file}, or give them as options"))
+        }
+        (Ok(None), None) => refuse("it holds no keys; write aws_access_key_id and aws_secret_access_key".to_owned()),
+    }
 }
 
 /// What would have to be said on every request that we sign ourselves, and is not.
@@ -216,5 +305,13 @@ mod tests {
         let error = refused(&[("aws_access_key_id", "only-half")]);
         assert!(matches!(&error, Error::InvalidOption { option, .. } if option == "aws_secret_access_key"), "{error}");
         assert!(matches!(refused(&[("aws_bucket", "other")]), Error::InvalidOption { .. }));
+    }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        let document = include_str!("../../../../docs/mount-options.md");
+        for name in USUAL {
+            assert!(document.contains(&format!("`{name}`")), "docs/mount-options.md lacks {name}");
+        }
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Dialect {
     pub(super) delete_if: Option<&'static str>,
     /// That nothing may be at the key of a put, a copy or a completed upload.
     create: Header,
+    /// Whether that is not heeded in a bucket that keeps old versions.
+    pub(super) versioned_overwrites: bool,
     /// Which version a put must replace, if the store can be told.
     replace: Option<&'static str>,
     /// Whether the end of an upload takes these conditions as well.
@@ -80,6 +82,7 @@ pub(super) static S3: Dialect = Dialect {
     read_if: "if-match",
     delete_if: Some("if-match"),
     create: ("if-none-match", "*"),
+    versioned_overwrites: false,
     replace: Some("if-match"),
     completes_conditionally: true,
     exists: (412, None),
@@ -113,6 +116,7 @@ pub(super) static GCS: Dialect = Dialect {
     read_if: "x-goog-if-generation-match",
     delete_if: Some("x-goog-if-generation-match"),
     create: ("x-goog-if-generation-match", "0"),
+    versioned_overwrites: false,
     replace: Some("x-goog-if-generation-match"),
     completes_conditionally: false,
     exists: (412, None),
@@ -123,7 +127,8 @@ pub(super) static GCS: Dialect = Dialect {
     rules: Rules { copy_bytes_max: 5 << 40, ..S3.rules },
 };
 
-/// Alibaba OSS. It can be told that nothing may be there, and not which version to replace or to delete. Objects of any
+/// Alibaba OSS. It can be told that nothing may be there, unless the bucket keeps old versions, and not which version to
+/// replace or to delete. Objects of any
 /// size are copied within their bucket; etags are digests only of what was put.
 pub(super) static OSS: Dialect = Dialect {
     version: Version::Etag,
@@ -134,6 +139,7 @@ pub(super) static OSS: Dialect = Dialect {
     read_if: "if-match",
     delete_if: None,
     create: ("x-oss-forbid-overwrite", "true"),
+    versioned_overwrites: true,
     replace: None,
     completes_conditionally: true,
     exists: (409, Some("FileAlreadyExists")),

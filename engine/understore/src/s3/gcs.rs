@@ -218,4 +218,12 @@ mod tests {
         let plain = [("google_base_url", "http://127.0.0.1:1"), ("google_skip_signature", "true")];
         assert!(refused(&plain).1.contains("google_allow_http=true"));
     }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        let document = include_str!("../../../../docs/mount-options.md");
+        for name in USUAL {
+            assert!(document.contains(&format!("`{name}`")), "docs/mount-options.md lacks {name}");
+        }
+    }
 }

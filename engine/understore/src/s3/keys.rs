@@ -35,7 +35,7 @@ pub(super) trait KeySource: Send + Sync {
     async fn keys(&self) -> Result<Arc<Keys>, String>;
 
     /// Told that keys were refused. Whether there are others now.
-    fn renew(&self) -> bool;
+    async fn renew(&self) -> bool;
 }
 
 /// Keys that never change.
@@ -45,7 +45,7 @@ impl KeySource for Arc<Keys> {
         Ok(Self::clone(self))
     }
 
-    fn renew(&self) -> bool {
+    async fn renew(&self) -> bool {
         false
     }
 }
@@ -74,7 +74,7 @@ impl<C> Provided<C> {
         provider.get_credential().await.map_err(|error| chain(&error))
     }
 
-    pub(crate) fn renew(&self) -> bool {
+    pub(crate) fn remake(&self) -> bool {
         let mut renewed = self.renewed.lock();
         if renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE) {
             return true;
@@ -101,8 +101,8 @@ impl KeySource for Provided<AwsCredential> {
         Ok(Arc::new(Keys { id, secret, token: found.token.as_ref().map(Secret::new) }))
     }
 
-    fn renew(&self) -> bool {
-        self.renew()
+    async fn renew(&self) -> bool {
+        self.remake()
     }
 }
 
@@ -143,7 +143,7 @@ impl Signer for V4Signer {
     }
 
     async fn renew(&self) -> Result<bool> {
-        Ok(self.source.renew())
+        Ok(self.source.renew().await)
     }
 }
 
@@ -182,10 +182,46 @@ impl Signer for Bearer {
     }
 
     async fn renew(&self) -> Result<bool> {
-        Ok(self.tokens.renew())
+        Ok(self.tokens.remake())
     }
 }
 
 fn missing_keys(endpoint: &str, advice: &Advice, reason: String) -> Error {
     Error::MissingKeys { endpoint: endpoint.to_owned(), reason, advice: advice.missing_keys }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::StaticCredentialProvider;
+
+    use super::*;
+
+    fn provider(id: &str) -> Provider<AwsCredential> {
+        let (key_id, secret_key) = (id.to_owned(), "s".to_owned());
+        Arc::new(StaticCredentialProvider::new(AwsCredential { key_id, secret_key, token: None }))
+    }
+
+    /// A token that is refused before its end, or the file of a service account that was replaced: what gives credentials
+    /// is made anew, once for all who were refused; where that fails, what there is stays.
+    #[tokio::test]
+    async fn refused_credentials_are_made_anew() {
+        let made = Arc::new(Mutex::new(0));
+        let count = Arc::clone(&made);
+        let source = Provided::new(provider("0"), move || {
+            let mut made = count.lock();
+            *made += 1;
+            match *made {
+                1 => Err(object_store::Error::NotImplemented { operation: "now".into(), implementer: "nobody".into() }),
+                number => Ok(provider(&number.to_string())),
+            }
+        });
+        let id = async || source.keys().await.unwrap().id.expose().to_owned();
+        assert!(!source.renew().await);
+        assert_eq!(id().await, "0");
+        for _ in 0..3 {
+            assert!(source.renew().await);
+            assert_eq!(id().await, "2");
+        }
+        assert_eq!(*made.lock(), 2);
+    }
 }

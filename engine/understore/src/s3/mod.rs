@@ -27,7 +27,7 @@
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
 //! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all; `keys.rs` is where keys come
-//!   from (`ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
+//!   from (`profile.rs`: Amazon's files, `ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
 //!   and writes documents.
 
 mod aws;
@@ -37,6 +37,7 @@ mod dialect;
 mod gcs;
 mod keys;
 mod oss;
+mod profile;
 mod ram;
 pub(crate) mod v4;
 mod xml;
@@ -57,10 +58,10 @@ pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs, keys::Provid
 use self::{
     client::{Client, Failure, Request},
     dialect::Version,
-    xml::{CompleteAnswer, InitiateAnswer, ListAnswer, UploadsAnswer, complete_body},
+    xml::{CompleteAnswer, InitiateAnswer, ListAnswer, UploadsAnswer, VersioningAnswer, complete_body},
 };
 use crate::{
-    Call, Condition, Error, FileId, Operation, Part, Result,
+    Call, Compares, Condition, Error, FileId, Operation, Part, Result,
     object::{Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, store_error, text_of},
     web::{Answer, Opened, encode_path, header_of, http_time_ms},
 };
@@ -77,13 +78,15 @@ pub(crate) struct S3 {
     client: Client,
     /// The dialect's, or better ones where more is promised.
     rules: Rules,
+    /// Whether the bucket is known to keep no old versions.
+    is_unversioned: AtomicBool,
     /// Whether conditions hold only of etags without their quotes, as Ceph before 17 has it.
     wants_bare_etags: AtomicBool,
 }
 
 impl S3 {
     fn new(client: Client, rules: Rules) -> Self {
-        Self { client, rules, wants_bare_etags: AtomicBool::new(false) }
+        Self { client, rules, is_unversioned: AtomicBool::new(false), wants_bare_etags: AtomicBool::new(false) }
     }
 
     /// The version that the head of an answer tells; empty if it tells none.
@@ -164,6 +167,17 @@ impl S3 {
         }
     }
 
+    /// Finds out whether the bucket keeps old versions. That it may not be asked is no failure.
+    async fn look_for_versions(&self) -> Result<()> {
+        let ask = Request { query: &[("versioning", "")], ..Request::new(Operation::List, Method::GET, "") };
+        let answer = self.client.send(&ask).await?;
+        if Failure::of(&answer).is_none() {
+            let VersioningAnswer { status } = answer.document(&self.client.bucket)?;
+            self.is_unversioned.store(status.is_empty(), Relaxed);
+        }
+        Ok(())
+    }
+
     /// Asks the bucket about the keys under a prefix.
     async fn ask_bucket(&self, prefix: &str, query: &[(&str, &str)]) -> Result<Answer> {
         let answer = self.client.send(&Request { query, ..Request::new(Operation::List, Method::GET, "") }).await?;
@@ -192,7 +206,12 @@ impl Protocol for S3 {
     }
 
     fn rules(&self) -> Rules {
-        self.rules
+        let mut rules = self.rules;
+        // Where nobody has looked, or may, the worse is assumed.
+        if self.client.dialect.versioned_overwrites && !self.is_unversioned.load(Relaxed) {
+            rules.create = Compares::JustBefore;
+        }
+        rules
     }
 
     async fn check(&self, prefix: &str) -> Result<()> {
@@ -213,6 +232,7 @@ impl Protocol for S3 {
             return Err(Error::Unreachable { endpoint, reason, advice: web.advice.unreachable });
         };
         match Failure::of(&answer?) {
+            None if self.client.dialect.versioned_overwrites => self.look_for_versions().await,
             None => Ok(()),
             Some(failure) if failure.status == 404 => Err(self.client.missing_bucket()),
             Some(failure) => Err(self.client.failed(&self.client.bucket, &failure)),

@@ -328,4 +328,12 @@ mod tests {
         assert_eq!(named(&[region, (STYLE, "odd")]), STYLE);
         assert!(refused(&[(ENDPOINT, "http://127.0.0.1:1"), region]).1.contains("oss_allow_http=true"));
     }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        let document = include_str!("../../../../docs/mount-options.md");
+        for name in SETTINGS.map(|setting| setting.name) {
+            assert!(document.contains(&format!("`{name}`")), "docs/mount-options.md lacks {name}");
+        }
+    }
 }

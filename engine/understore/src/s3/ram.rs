@@ -188,7 +188,7 @@ impl KeySource for Temporary {
         }
     }
 
-    fn renew(&self) -> bool {
+    async fn renew(&self) -> bool {
         if let Some(held) = &mut *self.held.lock()
             && held.asked.elapsed() > RENEWAL_PAUSE
         {

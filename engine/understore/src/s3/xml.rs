@@ -24,8 +24,8 @@ pub(super) struct ListAnswer {
     #[serde(default)]
     common_prefixes: Vec<CommonPrefix>,
     next_continuation_token: Option<String>,
-    #[serde(default)]
-    is_truncated: bool,
+    /// Where it is not said, a token says it.
+    is_truncated: Option<bool>,
     /// Absent when the server ignored the wish to have keys encoded. Google writes it with a hyphen.
     #[serde(alias = "Encoding-Type")]
     encoding_type: Option<String>,
@@ -64,7 +64,7 @@ impl ListAnswer {
             Key { name: decode(found.key), object: Some(object) }
         });
         let prefixes = self.common_prefixes.into_iter().map(|found| Key { name: decode(found.prefix), object: None });
-        let next = self.next_continuation_token.filter(|token| self.is_truncated && !token.is_empty());
+        let next = self.next_continuation_token.filter(|token| self.is_truncated != Some(false) && !token.is_empty());
         let next = next.map(|token| match decode_key(&token) {
             Ok(token) if encoded && dialect.encodes_tokens => token,
             _ => token,
@@ -129,6 +129,15 @@ impl From<UploadsAnswer> for Uploads {
         let id = page.next_upload_id_marker.unwrap_or_default();
         Self { uploads: uploads.collect(), next: next.map(|key| UploadsFrom { key: decode(key), id }) }
     }
+}
+
+/// Whether a bucket keeps old versions.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct VersioningAnswer {
+    /// Empty if it never did.
+    #[serde(default)]
+    pub(super) status: String,
 }
 
 /// What completes an upload.

@@ -140,6 +140,7 @@ points![
     control_characters,
     listing_is_in_name_order,
     listing_is_paged,
+    listing_begins_where_it_is_asked,
     listing_of_nothing_and_of_a_file,
     mkdir_and_empty_directories,
     delete_file,
