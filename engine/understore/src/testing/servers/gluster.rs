@@ -16,7 +16,7 @@ use super::{
     server::{Processes, Server},
 };
 
-const REACHED_PATIENCE: Duration = Duration::from_secs(60);
+const REACHED_PATIENCE: Duration = Duration::from_secs(240);
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
 /// A running volume that is mounted. Needs root.

@@ -135,7 +135,8 @@ fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<2>, format: boo
     let mut command = Command::new("java");
     command
         .arg(format!("-Xmx{HEAP_MIB_MAX}m"))
-        .args(["-XX:+UseSerialGC", "-Djava.net.preferIPv4Stack=true"])
+        // Its life is shorter than what the second compiler's work would save.
+        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
         // WebHDFS reaches into what Java 17 has closed; Hadoop's own scripts open it too.
         .args(["--add-opens", "java.base/java.lang=ALL-UNNAMED"])
         .arg(format!("-Dlog4j.configuration=file:{}", installed.folder.join("log4j.properties").display()))

@@ -18,8 +18,9 @@
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
-//! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs` and `fresh.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those
-//! that speak S3 have in common.
+//! `server.rs` is what all of them can, `shared.rs` lends one to several tests, `guard.rs` runs them, `install.rs`,
+//! `fresh.rs` and `ports.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those that speak S3 have in
+//! common.
 
 mod azurite;
 mod ceph;

@@ -11,7 +11,7 @@ use crate::{Condition, FileId, MountSpec, StorePath, s3};
 
 const NAME: &str = "citius-test";
 /// A server's S3 port may answer before what is behind it does.
-const READY_PATIENCE: Duration = Duration::from_secs(60);
+const READY_PATIENCE: Duration = Duration::from_secs(240);
 const TRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where a bucket is, and with which keys.
