@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
 //!                            ▲          ▲
-//!                           s3/       hdfs/
+//!                           s3/       hdfs/ webdav/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -20,6 +20,7 @@
 //! | `s3/` | `s3://`: its requests |
 //! | `tree/` | what all file systems on a network have in common, over the calls of each |
 //! | `hdfs/` | `hdfs://`: its calls |
+//! | `webdav/` | `webdav://`, `http://`: its requests |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -45,6 +46,7 @@ mod store;
 pub mod testing;
 mod traffic;
 mod tree;
+mod webdav;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
 pub use error::{Error, ErrorClass, Result, Source};

@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result, Secret, UnderStore, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown,
+    webdav,
 };
 
 /// What is to be mounted.
@@ -69,6 +70,10 @@ const REGISTRY: &[System] = &[
     System { schemes: &["file"], open: open_local },
     System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open(&spec.uri, &spec.options)?)) },
     System { schemes: &["hdfs"], open: |spec| Ok(Arc::new(hdfs::open(spec)?)) },
+    System {
+        schemes: &["http", "https", "webdav", "webdavs", "dav", "davs"],
+        open: |spec| Ok(Arc::new(webdav::open(spec)?)),
+    },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

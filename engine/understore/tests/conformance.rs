@@ -77,3 +77,36 @@ async fn hdfs() {
     hold(store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_of_apache() {
+    use citius_understore::testing::servers::Webdav;
+
+    let server = Webdav::start().await.unwrap();
+    println!("apache {}", server.version());
+    let (user, password) = server.keys();
+    let spec = |folder: &str| {
+        let spec = MountSpec::new(format!("{}{folder}", server.endpoint()));
+        spec.option("webdav_user", user).option("webdav_password", password)
+    };
+    let above = citius_understore::open(&spec("")).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&spec("/pre%20fix%25")).unwrap();
+    store.check().await.unwrap();
+    hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_of_seaweedfs() {
+    let server = SeaweedFs::start().await.unwrap();
+    let root = server.webdav().replace("http", "webdav");
+    // The root has a folder of the server's own.
+    let above = citius_understore::open(&MountSpec::new(&root)).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&MountSpec::new(format!("{root}/pre%20fix%25"))).unwrap();
+    store.check().await.unwrap();
+    hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}

@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use citius_understore::{
     Condition, Error, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore, VersionToken,
-    testing::servers::Hdfs,
+    testing::servers::{Hdfs, Webdav},
 };
 use futures::TryStreamExt;
 
@@ -28,6 +28,17 @@ impl Server for Hdfs {
 
     fn restart(&mut self) -> impl Future<Output = io::Result<()>> {
         Hdfs::restart(self)
+    }
+}
+
+impl Server for Webdav {
+    fn spec(&self) -> MountSpec {
+        let (user, password) = self.keys();
+        MountSpec::new(self.endpoint()).option("webdav_user", user).option("webdav_password", password)
+    }
+
+    fn restart(&mut self) -> impl Future<Output = io::Result<()>> {
+        Webdav::restart(self)
     }
 }
 
@@ -177,6 +188,37 @@ async fn hdfs_endures() {
     let mut server = Hdfs::start().await.unwrap();
     endure(&mut server).await;
     server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_endures() {
+    let mut server = Webdav::start().await.unwrap();
+    endure(&mut server).await;
+    server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_says_what_is_wrong() {
+    let server = Webdav::start().await.unwrap();
+    let open = |spec: &MountSpec| citius_understore::open(spec).unwrap();
+    let good = server.spec();
+    let store = open(&good);
+    put(&*store, &path("file"), 1, &body(1, 1)).await.unwrap();
+    let at = |folder: &str| MountSpec { uri: format!("{}{folder}", good.uri), ..good.clone() };
+    let missing = open(&at("/no/such")).check().await.unwrap_err();
+    assert!(matches!(missing, Error::MissingFolder { .. }), "{missing}");
+    let file = open(&at("/file")).check().await.unwrap_err();
+    assert!(matches!(file, Error::NotAFolder { .. }), "{file}");
+    for wrong in [MountSpec::new(&good.uri), good.clone().option("webdav_password", "hidden")] {
+        let refused = open(&wrong).check().await.unwrap_err();
+        assert!(matches!(refused, Error::WrongKeys { .. }) && !refused.to_string().contains("hidden"), "{refused}");
+    }
+    let tls = MountSpec { uri: good.uri.replace("http:", "https:"), ..good.clone() };
+    let refused = open(&tls).check().await.unwrap_err();
+    assert!(matches!(refused, Error::Unreachable { .. }), "{refused}");
+    server.stop().unwrap();
+    let away = store.check().await.unwrap_err();
+    assert!(matches!(away, Error::Unreachable { .. }) && away.is_transient(), "{away}");
 }
 
 /// What is wrong with a mount is told apart, in words, within seconds.

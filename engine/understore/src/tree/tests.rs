@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
-use super::{Content, Listing, Node, Protocol, Rules, Sink, Span, Tree, What};
+use super::{Chunks, Listing, Node, Protocol, Rules, Sink, Span, Tree, What};
 use crate::{
     Compares, Condition, Depth, Error, FileId, Result, Settled, Staged, StagedRecord, StorePath, UnderStore,
     path::STAGING,
@@ -118,11 +118,11 @@ impl Protocol for Fake {
         stream::iter(listed.unwrap_or_else(|error| vec![Err(error)])).boxed()
     }
 
-    async fn read(&self, path: &str, span: Span<'_>) -> Result<Content> {
+    async fn read(&self, path: &str, span: Span<'_>) -> Result<Chunks> {
         let content = self.call(|disk| disk.get(path).map(|(_, content)| content.clone()).map_or(missing(path), Ok))?;
         let end = content.len().min((span.offset + span.len) as usize);
         let part = content.get(span.offset as usize..end).unwrap_or_default().to_vec();
-        Ok(Content { chunks: stream::iter([Ok(part.into())]).boxed(), is_pinned: false })
+        Ok(stream::iter([Ok(part.into())]).boxed())
     }
 
     async fn create(&self, path: &str, _shown: &str) -> Result<Box<dyn Sink>> {
