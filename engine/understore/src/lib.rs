@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
 //!                            ▲          ▲
-//!                           s3/       hdfs/ webdav/
+//!                           s3/       hdfs/ webdav/ sftp/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -21,6 +21,7 @@
 //! | `tree/` | what all file systems on a network have in common, over the calls of each |
 //! | `hdfs/` | `hdfs://`: its calls |
 //! | `webdav/` | `webdav://`, `http://`: its requests |
+//! | `sftp/` | `sftp://`: its requests |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -40,6 +41,7 @@ mod path;
 mod read_only;
 mod s3;
 mod secret;
+mod sftp;
 mod staged;
 mod store;
 #[cfg(feature = "testing")]

@@ -110,3 +110,27 @@ async fn webdav_of_seaweedfs() {
     hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn sftp() {
+    use citius_understore::testing::servers::Sftp;
+
+    let server = Sftp::start().await.unwrap();
+    println!("openssh {}", server.version());
+    let folder = server.folder().join("pre fix%");
+    std::fs::create_dir(&folder).unwrap();
+    let spec = MountSpec::new(format!("sftp://{}@{}{}", server.user(), server.address(), folder.display()))
+        .option("sftp_key_file", server.key_file().display().to_string())
+        .option("sftp_known_hosts", server.known_hosts().display().to_string());
+    let store = citius_understore::open(&spec).unwrap();
+    store.check().await.unwrap();
+    hold(Arc::clone(&store), &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    // The empty folder of temporaries goes with a sweep.
+    let swept = store.sweep(&|_| true).await.unwrap();
+    assert_eq!(swept.seen, 0, "temporaries are left");
+    let left = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(hidden.is_empty(), "hidden files are left: {hidden:?}");
+    server.stop().unwrap();
+}
