@@ -320,6 +320,30 @@ async fn where_no_time_can_be_set_what_looks_the_same_is_refused() {
     assert_eq!(read(&tree, "d/f").await.unwrap(), b"54321");
 }
 
+/// The system itself reads whatever is there; what is not the version asked for is told all the same.
+#[tokio::test]
+async fn a_read_of_another_version_is_refused() {
+    let fake = Fake::new(true);
+    let tree = fake.tree();
+    let old = write(&tree, "d/f", 1, b"old").await.unwrap();
+    let new = write(&tree, "d/f", 2, b"new").await.unwrap();
+    for range in [0..3, 1..2, 2..2] {
+        let mut landed = Vec::new();
+        let mut landing = |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes);
+        let refused = tree.read(&path("d/f"), &old, range.clone(), &mut landing).await;
+        assert!(matches!(refused, Err(Error::VersionChanged { .. })), "{range:?}");
+        landed.clear();
+        let mut landing = |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes);
+        tree.read(&path("d/f"), &new, range.clone(), &mut landing).await.unwrap();
+        assert_eq!(landed, b"new"[range.start as usize..range.end as usize]);
+    }
+    tree.delete_file(&path("d/f")).await.unwrap();
+    assert!(matches!(
+        tree.read(&path("d/f"), &new, 0..3, &mut |_: u64, _: &[u8]| {}).await,
+        Err(Error::NotFound { .. })
+    ));
+}
+
 /// A record says where its temporary is; one that says otherwise must not move or remove a user's file.
 #[tokio::test]
 async fn a_record_leads_to_no_file_but_a_temporary() {
