@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
 //!                            ▲          ▲
-//!                       s3/, azure/    hdfs/
+//!                     s3/, azure/    hdfs/ webdav/ sftp/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -22,6 +22,8 @@
 //! | `web/` | requests over HTTP, signed and governed |
 //! | `tree/` | what all file systems on a network have in common, over the calls of each |
 //! | `hdfs/` | `hdfs://`: its calls |
+//! | `webdav/` | `webdav://`, `http://`: its requests |
+//! | `sftp/` | `sftp://`: its requests |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -44,6 +46,7 @@ mod path;
 mod read_only;
 mod s3;
 mod secret;
+mod sftp;
 mod staged;
 mod store;
 #[cfg(feature = "testing")]
@@ -51,6 +54,7 @@ pub mod testing;
 mod traffic;
 mod tree;
 mod web;
+mod webdav;
 
 pub use bridge::{Bridge, FetchJob, QUEUED_MAX, Rejected};
 pub use diagnose::{Ability, Diagnosis, Known, Outcome, Probe, Step, declared, diagnose, diagnose_open};

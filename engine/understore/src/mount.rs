@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result, Secret, UnderStore, azure, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3,
-    secret::is_shown,
+    secret::is_shown, sftp, webdav,
 };
 
 /// What is to be mounted.
@@ -76,6 +76,11 @@ const REGISTRY: &[System] = &[
         schemes: &["abfs", "abfss", "wasb", "wasbs", "az", "azure"],
         open: |spec| Ok(Arc::new(azure::open(&spec.uri, &spec.options)?)),
     },
+    System {
+        schemes: &["http", "https", "webdav", "webdavs", "dav", "davs"],
+        open: |spec| Ok(Arc::new(webdav::open(spec)?)),
+    },
+    System { schemes: &["sftp"], open: |spec| Ok(Arc::new(sftp::open(spec)?)) },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

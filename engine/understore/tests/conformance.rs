@@ -129,8 +129,8 @@ async fn azure_of_azurite() {
         store.check().await.unwrap();
         // Azure takes a backslash for a slash, too.
         let skips = [
-            "listing_begins_where_it_is_asked",
             "backslashes_in_names",
+            "listing_begins_where_it_is_asked",
             "sweep_takes_the_dead_only",
             "descriptors_show_one_version",
         ];
@@ -138,4 +138,61 @@ async fn azure_of_azurite() {
         server.stop().unwrap();
     });
     futures::future::join_all(runs).await;
+}
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_of_apache() {
+    use citius_understore::testing::servers::Webdav;
+
+    let server = Webdav::start().await.unwrap();
+    println!("apache {}", server.version());
+    let (user, password) = server.keys();
+    let spec = |folder: &str| {
+        let spec = MountSpec::new(format!("{}{folder}", server.endpoint()));
+        spec.option("webdav_user", user).option("webdav_password", password)
+    };
+    let above = citius_understore::open(&spec("")).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&spec("/pre%20fix%25")).unwrap();
+    store.check().await.unwrap();
+    hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_of_seaweedfs() {
+    let server = SeaweedFs::start().await.unwrap();
+    let root = server.webdav().replace("http", "webdav");
+    // The root has a folder of the server's own.
+    let above = citius_understore::open(&MountSpec::new(&root)).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&MountSpec::new(format!("{root}/pre%20fix%25"))).unwrap();
+    store.check().await.unwrap();
+    hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn sftp() {
+    use citius_understore::testing::servers::Sftp;
+
+    let server = Sftp::start().await.unwrap();
+    println!("openssh {}", server.version());
+    let folder = server.folder().join("pre fix%");
+    std::fs::create_dir(&folder).unwrap();
+    let spec = MountSpec::new(format!("sftp://{}@{}{}", server.user(), server.address(), folder.display()))
+        .option("sftp_key_file", server.key_file().display().to_string())
+        .option("sftp_known_hosts", server.known_hosts().display().to_string());
+    let store = citius_understore::open(&spec).unwrap();
+    store.check().await.unwrap();
+    hold(Arc::clone(&store), &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    // The empty folder of temporaries goes with a sweep.
+    let swept = store.sweep(&|_| true).await.unwrap();
+    assert_eq!(swept.seen, 0, "temporaries are left");
+    let left = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert!(hidden.is_empty(), "hidden files are left: {hidden:?}");
+    server.stop().unwrap();
 }

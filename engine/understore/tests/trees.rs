@@ -8,7 +8,7 @@ use std::{io, sync::Arc, time::Duration};
 use bytes::Bytes;
 use citius_understore::{
     Condition, Error, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore, VersionToken,
-    testing::servers::Hdfs,
+    testing::servers::{Hdfs, Sftp, Webdav},
 };
 use futures::TryStreamExt;
 
@@ -28,6 +28,30 @@ impl Server for Hdfs {
 
     fn restart(&mut self) -> impl Future<Output = io::Result<()>> {
         Hdfs::restart(self)
+    }
+}
+
+impl Server for Webdav {
+    fn spec(&self) -> MountSpec {
+        let (user, password) = self.keys();
+        MountSpec::new(self.endpoint()).option("webdav_user", user).option("webdav_password", password)
+    }
+
+    fn restart(&mut self) -> impl Future<Output = io::Result<()>> {
+        Webdav::restart(self)
+    }
+}
+
+impl Server for Sftp {
+    fn spec(&self) -> MountSpec {
+        MountSpec::new(format!("sftp://{}{}", self.address(), self.folder().display()))
+            .option("sftp_user", self.user())
+            .option("sftp_key_file", self.key_file().display().to_string())
+            .option("sftp_known_hosts", self.known_hosts().display().to_string())
+    }
+
+    fn restart(&mut self) -> impl Future<Output = io::Result<()>> {
+        Sftp::restart(self)
     }
 }
 
@@ -177,6 +201,86 @@ async fn hdfs_endures() {
     let mut server = Hdfs::start().await.unwrap();
     endure(&mut server).await;
     server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_endures() {
+    let mut server = Webdav::start().await.unwrap();
+    endure(&mut server).await;
+    server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sftp_endures() {
+    let mut server = Sftp::start().await.unwrap();
+    endure(&mut server).await;
+    server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sftp_says_what_is_wrong() {
+    let server = Sftp::start().await.unwrap();
+    let open = |spec: &MountSpec| citius_understore::open(spec).unwrap();
+    let good = server.spec();
+    let store = open(&good);
+    put(&*store, &path("file"), 1, &body(1, 1)).await.unwrap();
+    let at = |folder: &str| MountSpec { uri: format!("{}{folder}", good.uri), ..good.clone() };
+    let missing = open(&at("/no/such")).check().await.unwrap_err();
+    assert!(matches!(missing, Error::MissingFolder { .. }), "{missing}");
+    let file = open(&at("/file")).check().await.unwrap_err();
+    assert!(matches!(file, Error::NotAFolder { .. }), "{file}");
+    // Whom it does not know, and whom it knows by another key.
+    let scratch = tempfile::tempdir().unwrap();
+    let (empty, changed) = (scratch.path().join("empty"), scratch.path().join("changed"));
+    std::fs::write(&empty, "").unwrap();
+    let user_key = std::fs::read_to_string(server.key_file().with_extension("pub")).unwrap();
+    let port = server.port();
+    std::fs::write(&changed, format!("[127.0.0.1]:{port} {user_key}")).unwrap();
+    for (file, word) in [(&empty, "ssh-keyscan"), (&changed, "not the server that it was")] {
+        let known_hosts = file.display().to_string();
+        let refused = open(&good.clone().option("sftp_known_hosts", known_hosts)).check().await.unwrap_err();
+        assert!(matches!(refused, Error::InvalidOption { .. }) && refused.to_string().contains(word), "{refused}");
+    }
+    let mut options = good.options.clone();
+    options.remove("sftp_key_file");
+    let keyless = MountSpec { options, ..good.clone() }.option("sftp_password", "hidden");
+    let refused = open(&keyless).check().await.unwrap_err();
+    assert!(matches!(refused, Error::WrongKeys { .. }) && !refused.to_string().contains("hidden"), "{refused}");
+    // What is no file is named, and leads nowhere.
+    let folder = server.folder();
+    std::os::unix::fs::symlink("/etc", folder.join("link")).unwrap();
+    std::fs::write(folder.join(std::ffi::OsStr::new("caf\u{fffd}")), "").unwrap();
+    let pages: Vec<_> = store.list(&StorePath::root(), "").try_collect().await.unwrap();
+    let refusals: Vec<_> = pages.iter().flat_map(|page| &page.refused).map(|refusal| refusal.name.as_str()).collect();
+    assert_eq!(refusals, ["caf\u{fffd}", "link"]);
+    assert!(matches!(store.stat(&path("link")).await, Err(Error::NotAFile { .. })));
+    server.stop().unwrap();
+    let away = store.check().await.unwrap_err();
+    assert!(matches!(away, Error::Unreachable { .. }) && away.is_transient(), "{away}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_says_what_is_wrong() {
+    let server = Webdav::start().await.unwrap();
+    let open = |spec: &MountSpec| citius_understore::open(spec).unwrap();
+    let good = server.spec();
+    let store = open(&good);
+    put(&*store, &path("file"), 1, &body(1, 1)).await.unwrap();
+    let at = |folder: &str| MountSpec { uri: format!("{}{folder}", good.uri), ..good.clone() };
+    let missing = open(&at("/no/such")).check().await.unwrap_err();
+    assert!(matches!(missing, Error::MissingFolder { .. }), "{missing}");
+    let file = open(&at("/file")).check().await.unwrap_err();
+    assert!(matches!(file, Error::NotAFolder { .. }), "{file}");
+    for wrong in [MountSpec::new(&good.uri), good.clone().option("webdav_password", "hidden")] {
+        let refused = open(&wrong).check().await.unwrap_err();
+        assert!(matches!(refused, Error::WrongKeys { .. }) && !refused.to_string().contains("hidden"), "{refused}");
+    }
+    let tls = MountSpec { uri: good.uri.replace("http:", "https:"), ..good.clone() };
+    let refused = open(&tls).check().await.unwrap_err();
+    assert!(matches!(refused, Error::Unreachable { .. }), "{refused}");
+    server.stop().unwrap();
+    let away = store.check().await.unwrap_err();
+    assert!(matches!(away, Error::Unreachable { .. }) && away.is_transient(), "{away}");
 }
 
 /// What is wrong with a mount is told apart, in words, within seconds.

@@ -32,7 +32,7 @@ use crate::{
     Error, Result,
     error::Source,
     store::Compares,
-    tree::{ADVICE_UNREACHABLE, Content, Listing, Node, Protocol, Rules, Sink, Span, What},
+    tree::{ADVICE_UNREACHABLE, Chunks, Listing, Node, Protocol, Rules, Sink, Span, What},
 };
 
 const MILLISECOND_NS: i64 = 1_000_000;
@@ -110,7 +110,7 @@ impl Protocol for Hdfs {
             .boxed()
     }
 
-    async fn read(&self, path: &str, span: Span<'_>) -> Result<Content> {
+    async fn read(&self, path: &str, span: Span<'_>) -> Result<Chunks> {
         let reader: FileReader = self.client.read(&self.at(path)).await.map_err(|error| self.failed(path, error))?;
         if reader.file_length() as u64 != span.version.len {
             return Err(Error::VersionChanged { path: path.to_owned() });
@@ -118,9 +118,8 @@ impl Protocol for Hdfs {
         let (offset, len) = (span.offset as usize, span.len as usize);
         let (endpoint, path) = (self.endpoint.clone(), path.to_owned());
         let chunks = reader.read_range_stream(offset, len).boxed();
-        let chunks = chunks.map(move |chunk| chunk.map_err(|error| failed(&endpoint, &path, error)));
         // The blocks that were found are read, whatever is at the path meanwhile; of which version they are is not told.
-        Ok(Content { chunks: chunks.boxed(), is_pinned: false })
+        Ok(chunks.map(move |chunk| chunk.map_err(|error| failed(&endpoint, &path, error))).boxed())
     }
 
     async fn create(&self, path: &str, shown: &str) -> Result<Box<dyn Sink>> {

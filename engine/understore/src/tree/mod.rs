@@ -4,12 +4,12 @@
 //!  UnderStore (paths, stats, staged writes) ── here ──▶ Protocol (calls by path) ── hdfs, … ──▶ the network
 //! ```
 //! A version is length, modification time and whatever else the system tells (`version.rs`). Two files that are equal
-//! in all of it could not be told apart, so one never replaces the other: where times can be set, the newer file's is
-//! made later; where they cannot, the write is refused with [`Error::Conflict`]. What other programs write within one
-//! step of the system's clock, of equal length, is not seen where there is no tag.
+//! in all of it could not be told apart, so one never replaces the other: the newer file's time is made later, or the
+//! write is refused with [`Error::Conflict`]. What other programs write within one step of the system's clock, of equal
+//! length, is not seen where there is no tag.
 //!
-//! A read looks at the version again when it is over, unless the system reads one version by itself: no file is seen to
-//! have the version asked for before and after, and another between.
+//! A read looks at the version again when it is over: no file has the version asked for before and after, and another
+//! between.
 //!
 //! - `protocol.rs` is what a system must give; `list.rs` lists, and deletes what cannot be deleted whole; `staging.rs`
 //!   writes.
@@ -26,7 +26,7 @@ use std::{fmt, ops::Range, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures::StreamExt;
 
-pub(crate) use self::protocol::{Content, Listing, Node, Protocol, Rules, Sink, Span, What};
+pub(crate) use self::protocol::{Chunks, Listing, Name, Node, Protocol, Rules, Sink, Span, What};
 use self::version::{is_another, to_stat, version_in};
 use crate::{
     Capabilities, Condition, Depth, Error, FileId, Landing, Remnant, Result, Settled, Staged, StagedRecord, Stat,
@@ -118,13 +118,13 @@ impl Inner {
         to_stat(path, &self.node(path).await?)
     }
 
-    /// Lands a part of a file, and says whether it is known to be of the version asked for.
-    async fn transfer(&self, path: &str, span: Span<'_>, landing: &mut dyn Landing) -> Result<bool> {
-        let mut content = self.call(path, self.protocol.read(path, span)).await?;
+    /// Lands a part of a file.
+    async fn transfer(&self, path: &str, span: Span<'_>, landing: &mut dyn Landing) -> Result<()> {
+        let mut chunks = self.call(path, self.protocol.read(path, span)).await?;
         let mut got = 0;
         let wrong_length = |got| Error::WrongLength { path: path.to_owned(), expected: span.len, got };
         loop {
-            let next = within(STALL_MAX, path, async { Ok(content.chunks.next().await) });
+            let next = within(STALL_MAX, path, async { Ok(chunks.next().await) });
             let Some(chunk) = next.await?.transpose()? else { break };
             if got + chunk.len() as u64 > span.len {
                 return Err(wrong_length(got + chunk.len() as u64));
@@ -133,7 +133,7 @@ impl Inner {
             self.traffic.count_read(chunk.len() as u64);
             got += chunk.len() as u64;
         }
-        if got == span.len { Ok(content.is_pinned) } else { Err(wrong_length(got)) }
+        if got == span.len { Ok(()) } else { Err(wrong_length(got)) }
     }
 
     /// Holds a change against what is at its target.
@@ -151,19 +151,24 @@ impl Inner {
         }
     }
 
-    /// Makes the file at `path` one that is told apart from the one it is to replace, by a later time where times can be
-    /// set; and gives it as it is then.
-    async fn set_apart(&self, path: &str, mut node: Node, target: Option<&Node>) -> Result<Node> {
+    /// Makes the file at `path` one that is told apart from the one it is to replace, by a later time; and gives it as it
+    /// is then. Where the system cannot, it stays as it is.
+    async fn set_apart(&self, path: &str, node: Node, target: Option<&Node>) -> Result<Node> {
         let step_ns = self.protocol.rules().mtime_step_ns;
-        match (target, step_ns) {
-            (Some(target), Some(step_ns)) if target.is_file() && !is_another(&node, target, step_ns) => {
-                node.mtime_ns = target.mtime_ns.saturating_add(step_ns);
-                self.call(path, self.protocol.set_mtime(path, node.mtime_ns)).await?;
-                // The system may keep it less finely than it was set.
-                self.node(path).await
+        let Some(target) = target.filter(|target| target.is_file() && !is_another(&node, target, step_ns.unwrap_or(0)))
+        else {
+            return Ok(node);
+        };
+        match step_ns {
+            Some(step_ns) => {
+                let later_ns = target.mtime_ns.saturating_add(step_ns);
+                self.call(path, self.protocol.set_mtime(path, later_ns)).await?;
             }
-            _ => Ok(node),
+            None if self.call(path, self.protocol.renew(path)).await? => {}
+            None => return Ok(node),
         }
+        // The system may keep a time less finely than it was set.
+        self.node(path).await
     }
 
     /// Refuses to let a file replace one that could not be told apart from it.
@@ -227,8 +232,11 @@ impl Inner {
             Err(Error::NotFound { .. }) => return Err(Error::MissingFolder { path: self.uri.clone() }),
             Err(other) => return Err(other),
         }
-        // Whether it may be looked into.
-        self.is_empty("").await.map(drop)
+        // Whether it may be looked into; not every system lists.
+        match self.is_empty("").await {
+            Ok(_) | Err(Error::NotSupported { .. }) => Ok(()),
+            Err(other) => Err(other),
+        }
     }
 }
 
@@ -296,19 +304,19 @@ impl UnderStore for Tree {
         };
         let span = Span { offset: range.start, len: range.end.saturating_sub(range.start), version: &version };
         let transferred = match span.len {
-            0 => Ok(false),
+            0 => Ok(()),
             len if span.offset + len > version.len => {
                 let got = version.len.saturating_sub(range.start);
                 Err(Error::WrongLength { path: path.to_owned(), expected: len, got })
             }
             _ => inner.transfer(path, span, landing).await,
         };
-        if matches!(transferred, Ok(true) | Err(Error::VersionChanged { .. })) {
-            return transferred.map(drop);
+        if matches!(transferred, Err(Error::VersionChanged { .. })) {
+            return transferred;
         }
         // What went wrong may have done so because the file is another by now, which then is what is to be said.
         match inner.node(path).await {
-            Ok(now) if to_stat(path, &now).is_ok_and(|stat| stat.token == *token) => transferred.map(drop),
+            Ok(now) if to_stat(path, &now).is_ok_and(|stat| stat.token == *token) => transferred,
             Ok(_) => Err(Error::VersionChanged { path: path.to_owned() }),
             Err(Error::NotFound { path }) => Err(Error::NotFound { path }),
             Err(other) => Err(transferred.err().unwrap_or(other)),

@@ -16,7 +16,6 @@ pub(crate) enum What {
     File,
     Dir,
     /// Neither, in words.
-    #[allow(dead_code)]
     Other(&'static str),
 }
 
@@ -62,13 +61,8 @@ pub(crate) struct Span<'a> {
     pub(crate) version: &'a Node,
 }
 
-/// Content of a file from the start of the span that was asked for.
-pub(crate) struct Content {
-    pub(crate) chunks: BoxStream<'static, Result<Bytes>>,
-    /// Whether all of it is of the version that was asked for, whatever happens to the file meanwhile. If not, the
-    /// version is looked at again afterwards.
-    pub(crate) is_pinned: bool,
-}
+/// Content of a file, in order.
+pub(crate) type Chunks = BoxStream<'static, Result<Bytes>>;
 
 /// A new file that is being written. Dropped, it is left as it is.
 #[async_trait]
@@ -111,8 +105,9 @@ pub(crate) trait Protocol: Send + Sync {
     /// The names of a directory. The first item says if it is none.
     fn list(&self, dir: &str) -> Listing;
 
-    /// Reads a part of a file. `VersionChanged` where it is seen to be of another version than the span's.
-    async fn read(&self, path: &str, span: Span<'_>) -> Result<Content>;
+    /// Reads a part of a file from its start, and never more. `VersionChanged` where it is seen to be of another version
+    /// than the span's; that is looked at again when it is read.
+    async fn read(&self, path: &str, span: Span<'_>) -> Result<Chunks>;
 
     /// Begins a file where nothing is, a temporary for one that errors of its content call `shown`. `AlreadyExists`,
     /// `NotFound` without its directory.
@@ -142,6 +137,12 @@ pub(crate) trait Protocol: Send + Sync {
     async fn set_mtime(&self, path: &str, mtime_ns: i64) -> Result<()> {
         let _ = (path, mtime_ns);
         Ok(())
+    }
+
+    /// Gives a file a later time than it has, on a system where times cannot be set; and says whether it did.
+    async fn renew(&self, path: &str) -> Result<bool> {
+        let _ = path;
+        Ok(false)
     }
 
     /// Sets permission bits; called only where nodes have them.

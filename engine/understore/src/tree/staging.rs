@@ -212,15 +212,18 @@ impl Inner {
                 Err(Error::NotFound { .. }) => return Ok(swept),
                 Err(other) => return Err(other),
             };
-            let Some(file_id) = name.ok().as_deref().and_then(FileId::from_hex) else { continue };
+            let Ok(name) = name else { continue };
+            // What belongs to a temporary has its name, and more.
+            let id = name.split('.').next().unwrap_or_default();
+            let Some(file_id) = FileId::from_hex(id) else { continue };
             swept.seen += 1;
             if dead(&Remnant::Temp { file_id, mtime_ms: node.mtime_ns / 1_000_000 }) {
-                condemned.push(file_id);
+                condemned.push(name);
             }
         }
         drop(names);
-        for file_id in condemned {
-            swept.removed += u64::from(self.remove_temp(&temp_of(file_id)).await?);
+        for name in condemned {
+            swept.removed += u64::from(self.remove_temp(&format!("{STAGING}/{name}")).await?);
         }
         // Where the system would delete what has come into it since, an empty folder stays.
         if swept.seen == swept.removed && self.protocol.rules().refuses_full {

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
-use super::{Content, Listing, Node, Protocol, Rules, Sink, Span, Tree, What};
+use super::{Chunks, Listing, Node, Protocol, Rules, Sink, Span, Tree, What};
 use crate::{
     Compares, Condition, Depth, Error, FileId, Result, Settled, Staged, StagedRecord, StorePath, UnderStore,
     path::STAGING,
@@ -119,11 +119,11 @@ impl Protocol for Fake {
         stream::iter(listed.unwrap_or_else(|error| vec![Err(error)])).boxed()
     }
 
-    async fn read(&self, path: &str, span: Span<'_>) -> Result<Content> {
+    async fn read(&self, path: &str, span: Span<'_>) -> Result<Chunks> {
         let content = self.call(|disk| disk.get(path).map(|(_, content)| content.clone()).map_or(missing(path), Ok))?;
         let end = content.len().min((span.offset + span.len) as usize);
         let part = content.get(span.offset as usize..end).unwrap_or_default().to_vec();
-        Ok(Content { chunks: stream::iter([Ok(part.into())]).boxed(), is_pinned: false })
+        Ok(stream::iter([Ok(part.into())]).boxed())
     }
 
     async fn create(&self, path: &str, _shown: &str) -> Result<Box<dyn Sink>> {
@@ -319,6 +319,30 @@ async fn where_no_time_can_be_set_what_looks_the_same_is_refused() {
     fake.clock_s.fetch_add(1, Ordering::Relaxed);
     write(&tree, "d/f", 3, b"54321").await.unwrap();
     assert_eq!(read(&tree, "d/f").await.unwrap(), b"54321");
+}
+
+/// The system itself reads whatever is there; what is not the version asked for is told all the same.
+#[tokio::test]
+async fn a_read_of_another_version_is_refused() {
+    let fake = Fake::new(true);
+    let tree = fake.tree();
+    let old = write(&tree, "d/f", 1, b"old").await.unwrap();
+    let new = write(&tree, "d/f", 2, b"new").await.unwrap();
+    for range in [0..3, 1..2, 2..2] {
+        let mut landed = Vec::new();
+        let mut landing = |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes);
+        let refused = tree.read(&path("d/f"), &old, range.clone(), &mut landing).await;
+        assert!(matches!(refused, Err(Error::VersionChanged { .. })), "{range:?}");
+        landed.clear();
+        let mut landing = |_: u64, bytes: &[u8]| landed.extend_from_slice(bytes);
+        tree.read(&path("d/f"), &new, range.clone(), &mut landing).await.unwrap();
+        assert_eq!(landed, b"new"[range.start as usize..range.end as usize]);
+    }
+    tree.delete_file(&path("d/f")).await.unwrap();
+    assert!(matches!(
+        tree.read(&path("d/f"), &new, 0..3, &mut |_: u64, _: &[u8]| {}).await,
+        Err(Error::NotFound { .. })
+    ));
 }
 
 /// A record says where its temporary is; one that says otherwise must not move or remove a user's file.

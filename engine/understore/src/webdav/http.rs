@@ -1,0 +1,215 @@
+//! Requests to a web server: one client, one way to send, one way to read what is wrong.
+
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Body, Client, ClientBuilder, Response, redirect::Policy};
+use url::Url;
+
+use crate::{Error, Result, error::Source, tree::ADVICE_UNREACHABLE};
+
+/// How long a connection may take.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a server may send nothing. There is no limit on the whole of a transfer.
+const STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Tries of a request that may be repeated, the first included.
+const ATTEMPTS_MAX: u32 = 4;
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+/// Bytes of an error's text that are shown.
+const REASON_BYTES_MAX: usize = 300;
+/// All but what a URL may hold unencoded in every place.
+const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+/// Where requests go and how they are made. Not printable: it leads to the password.
+pub(super) struct Http {
+    client: Client,
+    /// The mounted folder, without a slash at its end.
+    base: Url,
+    authorization: Option<HeaderValue>,
+}
+
+/// One request that may be repeated.
+#[derive(Debug, Default)]
+pub(super) struct Ask<'a> {
+    pub(super) headers: &'a [(&'static str, &'a str)],
+    pub(super) body: &'static str,
+}
+
+impl Http {
+    /// A client for the folder at `base`. Only what changes nothing may be redirected to elsewhere.
+    pub(super) fn new(
+        builder: ClientBuilder,
+        base: Url,
+        authorization: Option<HeaderValue>,
+        follows: bool,
+    ) -> reqwest::Result<Self> {
+        const REDIRECTS_MAX: usize = 5;
+        let policy = if follows { Policy::limited(REDIRECTS_MAX) } else { Policy::none() };
+        let builder = builder.connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).redirect(policy);
+        Ok(Self { client: builder.build()?, base, authorization })
+    }
+
+    /// What errors call the server.
+    pub(super) fn endpoint(&self) -> &str {
+        self.base.as_str()
+    }
+
+    /// The URL of a path.
+    pub(super) fn url(&self, path: &str) -> Url {
+        let mut url = self.base.clone();
+        let folder = url.path().trim_end_matches('/').to_owned();
+        url.set_path(&format!("{folder}/{}", utf8_percent_encode(path, STRICT)));
+        url
+    }
+
+    /// The path of a path's URL, encoded.
+    pub(super) fn url_path(&self, path: &str) -> String {
+        self.url(path).path().to_owned()
+    }
+
+    /// Sends a request that means the same when it is sent twice: while the server is busy or cannot be reached, it is
+    /// sent again.
+    pub(super) async fn ask(&self, method: &Method, path: &str, ask: &Ask<'_>) -> Result<Response> {
+        let mut backoff = BACKOFF_FIRST;
+        for attempt in 1.. {
+            let sent = self.once(method.clone(), path, ask.headers, Body::from(ask.body)).await;
+            let is_worth_it = match &sent {
+                Ok(answer) => matches!(answer.status().as_u16(), 408 | 429 | 500 | 502..=504),
+                Err(error) => matches!(error, Error::Unreachable { .. }),
+            };
+            if attempt == ATTEMPTS_MAX || !is_worth_it {
+                return sent;
+            }
+            tracing::debug!(%method, path, attempt, "a request is sent again");
+            tokio::time::sleep(backoff).await;
+            backoff *= 2;
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// Sends a request once.
+    pub(super) async fn once(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Body,
+    ) -> Result<Response> {
+        let mut request = self.client.request(method, self.url(path)).body(body);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.map_err(|error| self.lost(path, error))
+    }
+
+    /// The error of a request that had no answer, or half of one.
+    pub(super) fn lost(&self, path: &str, error: reqwest::Error) -> Error {
+        lost(self.endpoint(), path, error)
+    }
+
+    /// The error that an answer's status means, where the call has no better name for it.
+    pub(super) async fn refused(&self, path: &str, answer: Response) -> Error {
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let text = answer.text().await.unwrap_or_default();
+        refusal(self.endpoint(), path, status, &headers, &text)
+    }
+}
+
+/// The error of a request that had no answer, or half of one.
+pub(super) fn lost(endpoint: &str, path: &str, error: reqwest::Error) -> Error {
+    let error = error.without_url();
+    if error.is_builder() || error.is_redirect() {
+        return Error::Store { path: path.to_owned(), source: Source::from(error) };
+    }
+    Error::Unreachable { endpoint: endpoint.to_owned(), reason: chain(&error), advice: ADVICE_UNREACHABLE }
+}
+
+fn refusal(endpoint: &str, path: &str, status: StatusCode, headers: &HeaderMap, text: &str) -> Error {
+    let (shown, endpoint) = (path.to_owned(), endpoint.to_owned());
+    let reason = format!("HTTP {}", status.as_u16());
+    match status.as_u16() {
+        401 => Error::WrongKeys { endpoint, reason, advice: "check webdav_user and webdav_password" },
+        403 => Error::PermissionDenied { path: shown, reason },
+        404 | 410 => Error::NotFound { path: shown },
+        414 => Error::Unnameable { path: shown, reason: "its URL is too long for the server".into() },
+        423 => Error::Store { path: shown, source: "it is locked by another client of the server".into() },
+        507 => Error::NoSpace { path: shown },
+        300..=399 => {
+            let to = headers.get(http::header::LOCATION).and_then(|to| to.to_str().ok()).map(crate::redact);
+            let to = to.unwrap_or_else(|| "elsewhere".into());
+            Error::Store { path: shown, source: format!("the server redirects to {to}; mount that").into() }
+        }
+        502..=504 => Error::Unreachable { endpoint, reason, advice: ADVICE_UNREACHABLE },
+        _ => Error::Store { path: shown, source: format!("{reason}: {}", plain(text)).into() },
+    }
+}
+
+/// An error's text without its markup, cut where it gets long.
+fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    let mut is_markup = false;
+    for character in text.chars() {
+        match character {
+            '<' => is_markup = true,
+            '>' => is_markup = false,
+            _ if is_markup => {}
+            other if other.is_whitespace() || other.is_control() => {
+                if !plain.ends_with(' ') {
+                    plain.push(' ');
+                }
+            }
+            other => plain.push(other),
+        }
+        if plain.len() >= REASON_BYTES_MAX {
+            break;
+        }
+    }
+    plain.trim().to_owned()
+}
+
+/// An error with what caused it, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+/// What a header says, if it is text.
+pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(base: &str) -> Http {
+        Http::new(Client::builder(), Url::parse(base).unwrap(), None, false).unwrap()
+    }
+
+    #[test]
+    fn names_are_encoded_into_urls_whole() {
+        let http = http("http://h:1/a%20b/");
+        assert_eq!(http.url("").as_str(), "http://h:1/a%20b/");
+        assert_eq!(http.url("ü/100%#?&+;:\\").as_str(), "http://h:1/a%20b/%C3%BC/100%25%23%3F%26%2B%3B%3A%5C");
+        assert_eq!(http.url_path("a..b/~x"), "/a%20b/a..b/~x");
+    }
+
+    #[test]
+    fn refusals_are_taken_for_what_they_mean() {
+        let of = |status: u16, text: &str| {
+            refusal("http://h", "f", StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), text)
+        };
+        assert!(matches!(of(401, ""), Error::WrongKeys { .. }));
+        assert!(matches!(of(403, ""), Error::PermissionDenied { .. }));
+        assert!(matches!(of(404, ""), Error::NotFound { .. }));
+        assert!(matches!(of(503, ""), Error::Unreachable { .. }));
+        assert!(matches!(of(507, ""), Error::NoSpace { .. }));
+        let other = of(500, "<html><p>Broken\n\n inside</p></html>").to_string();
+        assert!(other.contains("HTTP 500: Broken inside"), "{other}");
+        assert!(plain(&"é".repeat(1000)).len() <= REASON_BYTES_MAX + 1);
+    }
+}
