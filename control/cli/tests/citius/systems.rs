@@ -2,7 +2,10 @@
 //! unmount. What is in the store is looked at past Citius, by its contents.
 
 use crate::support::{Process, noise, put};
-use citius_understore::testing::servers::SeaweedFs;
+use citius_understore::testing::Ran;
+use citius_understore::testing::servers::{
+    Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, SeaweedFs, StandIn,
+};
 use citius_understore::{Condition, FileId, MountSpec, StorePath, UnderStore, open};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -84,7 +87,8 @@ impl System {
     }
 
     /// The whole day. `is_network`: requests to it are counted.
-    fn live(&self, is_network: bool) {
+    fn live(&self, system: &str, server: &str, is_network: bool) {
+        println!("{system}: {server}");
         let version = |seed| noise(70_000, seed);
         let large = noise(LARGE, 1);
         self.mkdir("d");
@@ -110,6 +114,7 @@ impl System {
         local.run(&["mount", "rm", "/data"]);
         local.fails(3, &["ls", "/data"]);
         assert!(self.get("large").unwrap() == large, "unmounting leaves files alone");
+        Ran::day(system, server).keep();
     }
 
     fn reads(&self, local: &Process, large: &[u8], is_network: bool) {
@@ -192,11 +197,98 @@ impl System {
 fn a_day_on_a_folder() {
     let folder = tempfile::tempdir().unwrap();
     let spec = MountSpec::new(folder.path().to_str().unwrap());
-    System::of(Runtime::new().unwrap(), spec).live(false);
+    System::of(Runtime::new().unwrap(), spec).live("local", "this machine", false);
 }
 
 #[test]
 fn a_day_on_s3() {
-    let (_server, system) = System::start(SeaweedFs::start(), |server| server.s3().mount("day"));
-    system.live(true);
+    let (server, system) = System::start(SeaweedFs::start(), |server| server.s3().mount("day"));
+    system.live("s3", &format!("SeaweedFS {}", server.version()), true);
+}
+
+#[test]
+fn a_day_on_s3_of_ceph() {
+    let (server, system) = System::start(CephGateway::start(CephStore::Memory), |server| server.s3().mount("day"));
+    system.live("ceph-s3", &format!("Ceph RGW {}", server.version()), true);
+}
+
+#[test]
+fn a_day_on_gcs() {
+    let (server, system) = System::start(StandIn::start(Dialect::Gcs), |server| server.mount("day"));
+    system.live("gcs", &format!("stand-in before SeaweedFS {}", server.version()), true);
+}
+
+#[test]
+fn a_day_on_oss() {
+    let (server, system) = System::start(StandIn::start(Dialect::Oss), |server| server.mount("day"));
+    system.live("oss", &format!("stand-in before SeaweedFS {}", server.version()), true);
+}
+
+#[test]
+fn a_day_on_azure() {
+    let (server, system) = System::start(Azurite::start(), |server| server.mount("day"));
+    system.live("azure", &format!("Azurite {}", server.version()), true);
+}
+
+#[test]
+fn a_day_on_hdfs() {
+    let (server, system) = System::start(Hdfs::start(), |server| {
+        MountSpec::new(format!("{}{}", server.name_node(), server.folder())).option("hadoop_user", server.user())
+    });
+    system.live("hdfs", &format!("Hadoop {}", server.version()), true);
+}
+
+#[test]
+fn a_day_on_webdav() {
+    let (server, root) =
+        System::start(SeaweedFs::start(), |server| MountSpec::new(server.webdav().replace("http:", "webdav:")));
+    // The root has a folder of the server's own.
+    root.mkdir("day");
+    let System { spec, runtime, .. } = root;
+    let system = System::of(runtime, MountSpec::new(format!("{}/day", spec.uri)));
+    system.live("webdav", &format!("SeaweedFS {}", server.version()), true);
+}
+
+/// A mounted folder whose file system lies on a network: its files are asked for each time, as those of any folder are.
+#[test]
+fn a_day_on_gluster() {
+    let (server, system) =
+        System::start(Gluster::start(), |server| MountSpec::new(server.path().to_str().unwrap().to_owned()));
+    system.live("gluster", &format!("GlusterFS {}", server.version()), false);
+}
+
+/// Servers that only `ci/test --all` has.
+#[cfg(feature = "more-servers")]
+mod more {
+    use super::*;
+    use citius_understore::testing::servers::{CephFs, Sftp, Webdav};
+
+    #[test]
+    fn a_day_on_cephfs() {
+        let (server, system) = System::start(CephFs::start(CephStore::Memory), |server| {
+            MountSpec::new(server.path().to_str().unwrap().to_owned())
+        });
+        system.live("cephfs", &format!("CephFS {}", server.version()), false);
+    }
+
+    #[test]
+    fn a_day_on_webdav_of_apache() {
+        let (server, system) = System::start(Webdav::start(), |server| {
+            let (user, password) = server.keys();
+            MountSpec::new(server.endpoint()).option("webdav_user", user).option("webdav_password", password)
+        });
+        system.live("webdav-apache", &format!("Apache {}", server.version()), true);
+    }
+
+    #[test]
+    fn a_day_on_sftp() {
+        let (server, system) = System::start(Sftp::start(), |server| {
+            let folder = server.folder().join("day");
+            std::fs::create_dir(&folder).unwrap();
+            MountSpec::new(format!("sftp://{}@{}{}", server.user(), server.address(), folder.display()))
+                .option("sftp_key_file", server.key_file().display().to_string())
+                .option("sftp_known_hosts", server.known_hosts().display().to_string())
+        });
+        system.live("sftp", &format!("OpenSSH {}", server.version()), true);
+    }
 }
