@@ -115,7 +115,7 @@ pub(crate) struct LocalArgs {
 /// Mounts given at start. Options are paired with mounts by their order; see `serve/mounts.rs`.
 #[derive(Args, Debug)]
 pub(crate) struct MountFlags {
-    /// Mount an under-store: a folder, file:, or s3://bucket/prefix. May be repeated.
+    /// Mount an under-store: a folder, or a URI such as s3://bucket/prefix. May be repeated.
     #[arg(long = "mount", value_name = "PATH=URI")]
     pub(crate) mount: Vec<String>,
     /// Option of the mount (or root) before it, with object_store's names: aws_endpoint, aws_region,
@@ -329,7 +329,7 @@ pub(crate) enum MountCommand {
 pub(crate) struct MountAddArgs {
     /// Where.
     pub(crate) path: String,
-    /// What: a folder, file:, or s3://bucket/prefix.
+    /// What: a folder, or a URI: s3:, gs:, oss:, abfs:, hdfs:, webdav:, sftp:, file: (docs/under-stores.md).
     pub(crate) uri: String,
     /// Option of the under-store; @FILE as a value reads it from a file.
     #[arg(long = "option", value_name = "KEY=VALUE")]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use citius_understore::{
     LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
-        Report, conformance,
+        Ran, Report, conformance,
         servers::{Azurite, CephGateway, CephStore, Dialect, Hdfs, S3Bucket, SeaweedFs, Shared, StandIn},
     },
 };
@@ -15,35 +15,38 @@ use citius_understore::{
 /// Points that the suite has; a suite that lost some would still pass.
 const POINTS: usize = 44;
 
-async fn hold(store: Arc<dyn UnderStore>, skips: &[&str]) {
+/// Holds a store to the contract: a system, as docs/under-stores.md calls it, on a server.
+async fn hold(system: &str, server: &str, store: Arc<dyn UnderStore>, skips: &[&str]) {
+    println!("{system}: {server}");
     let report: Report = conformance(store).await;
     println!("{report}");
     assert_eq!(report.failures().count(), 0, "{report}");
     let skipped: Vec<_> = report.skipped().map(|point| point.name).collect();
     assert_eq!(skipped, skips, "{report}");
     assert_eq!(report.passed() + skips.len(), POINTS);
+    Ran::contract(system, server, &report).keep();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory() {
-    hold(Arc::new(MemoryStore::new("memory://conformance")), &["descriptors_show_one_version"]).await;
+    hold("memory", "this process", Arc::new(MemoryStore::new("memory://conformance")), &["descriptors_show_one_version"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn folder() {
     let folder = tempfile::tempdir().unwrap();
     let store = LocalStore::new(folder.path().to_owned()).unwrap();
-    hold(Arc::new(store), &["shared_upload", "one_replacer_wins"]).await;
+    hold("local", "this machine", Arc::new(store), &["shared_upload", "one_replacer_wins"]).await;
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     let hidden: Vec<_> = left.iter().filter(|name| name.to_string_lossy().starts_with('.')).collect();
     assert!(hidden.is_empty(), "temporaries are left: {hidden:?}");
 }
 
 /// A part of a bucket, which a second test has another part of.
-async fn hold_in_bucket(bucket: &S3Bucket, prefix: &str, skips: &[&str]) {
+async fn hold_in_bucket(system: &str, server: &str, bucket: &S3Bucket, prefix: &str, skips: &[&str]) {
     let store = citius_understore::open(&bucket.mount(prefix)).unwrap();
     store.check().await.unwrap();
-    hold(store, skips).await;
+    hold(system, server, store, skips).await;
 }
 
 const PREFIX: &str = "deep/pre fix%";
@@ -54,14 +57,13 @@ const SEAWEEDFS_SKIPS: &[&str] = &["backslashes_in_names", "descriptors_show_one
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_bucket() {
     let server = SEAWEEDFS.get(SeaweedFs::start).await.unwrap();
-    println!("seaweedfs {}", server.version());
-    hold_in_bucket(server.s3(), "", SEAWEEDFS_SKIPS).await;
+    hold_in_bucket("s3", &format!("SeaweedFS {}", server.version()), server.s3(), "", SEAWEEDFS_SKIPS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_prefix() {
     let server = SEAWEEDFS.get(SeaweedFs::start).await.unwrap();
-    hold_in_bucket(server.s3(), PREFIX, SEAWEEDFS_SKIPS).await;
+    hold_in_bucket("s3", &format!("SeaweedFS {}", server.version()), server.s3(), PREFIX, SEAWEEDFS_SKIPS).await;
 }
 
 static CEPH: Shared<CephGateway> = Shared::new();
@@ -75,7 +77,7 @@ async fn gcs_through_a_stand_in() {
     for spec in [server.mount(""), by_token] {
         let store = citius_understore::open(&spec).unwrap();
         store.check().await.unwrap();
-        hold(store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
+        hold("gcs", &format!("stand-in before SeaweedFS {}", server.version()), store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
     }
     server.stop().unwrap();
 }
@@ -87,7 +89,7 @@ async fn oss_through_a_stand_in() {
         let store = citius_understore::open(&server.mount(prefix)).unwrap();
         store.check().await.unwrap();
         // It cannot be told which version to replace.
-        hold(store, &["backslashes_in_names", "one_replacer_wins", "descriptors_show_one_version"]).await;
+        hold("oss", &format!("stand-in before SeaweedFS {}", server.version()), store, &["backslashes_in_names", "one_replacer_wins", "descriptors_show_one_version"]).await;
     }
     server.stop().unwrap();
 }
@@ -95,27 +97,25 @@ async fn oss_through_a_stand_in() {
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_of_a_ceph_gateway() {
     let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
-    println!("ceph {}", server.version());
-    hold_in_bucket(server.s3(), "", CEPH_SKIPS).await;
+    hold_in_bucket("ceph-s3", &format!("Ceph RGW {}", server.version()), server.s3(), "", CEPH_SKIPS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_prefix_of_a_ceph_gateway() {
     let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
-    hold_in_bucket(server.s3(), PREFIX, CEPH_SKIPS).await;
+    hold_in_bucket("ceph-s3", &format!("Ceph RGW {}", server.version()), server.s3(), PREFIX, CEPH_SKIPS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn hdfs() {
     let server = Hdfs::start().await.unwrap();
-    println!("hadoop {}", server.version());
     let spec =
         |folder: &str| MountSpec::new(format!("{}{folder}", server.name_node())).option("hadoop_user", server.user());
     let above = citius_understore::open(&spec(server.folder())).unwrap();
     above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
     let store = citius_understore::open(&spec(&format!("{}/pre fix%", server.folder()))).unwrap();
     store.check().await.unwrap();
-    hold(store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    hold("hdfs", &format!("Hadoop {}", server.version()), store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
 
@@ -124,7 +124,6 @@ async fn azure_of_azurite() {
     // Beside each other, for what time alone fences is waited out.
     let runs = ["", "deep/pre fix%"].map(async |prefix| {
         let server = Azurite::start().await.unwrap();
-        println!("azurite {}", server.version());
         let store = citius_understore::open(&server.mount(prefix)).unwrap();
         store.check().await.unwrap();
         // Azure takes a backslash for a slash, too.
@@ -134,7 +133,7 @@ async fn azure_of_azurite() {
             "sweep_takes_the_dead_only",
             "descriptors_show_one_version",
         ];
-        hold(store, &skips).await;
+        hold("azure", &format!("Azurite {}", server.version()), store, &skips).await;
         server.stop().unwrap();
     });
     futures::future::join_all(runs).await;
@@ -146,7 +145,6 @@ async fn webdav_of_apache() {
     use citius_understore::testing::servers::Webdav;
 
     let server = Webdav::start().await.unwrap();
-    println!("apache {}", server.version());
     let (user, password) = server.keys();
     let spec = |folder: &str| {
         let spec = MountSpec::new(format!("{}{folder}", server.endpoint()));
@@ -156,7 +154,7 @@ async fn webdav_of_apache() {
     above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
     let store = citius_understore::open(&spec("/pre%20fix%25")).unwrap();
     store.check().await.unwrap();
-    hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    hold("webdav-apache", &format!("Apache {}", server.version()), store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
 
@@ -169,7 +167,7 @@ async fn webdav_of_seaweedfs() {
     above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
     let store = citius_understore::open(&MountSpec::new(format!("{root}/pre%20fix%25"))).unwrap();
     store.check().await.unwrap();
-    hold(store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    hold("webdav", &format!("SeaweedFS {}", server.version()), store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
 
@@ -179,7 +177,6 @@ async fn sftp() {
     use citius_understore::testing::servers::Sftp;
 
     let server = Sftp::start().await.unwrap();
-    println!("openssh {}", server.version());
     let folder = server.folder().join("pre fix%");
     std::fs::create_dir(&folder).unwrap();
     let spec = MountSpec::new(format!("sftp://{}@{}{}", server.user(), server.address(), folder.display()))
@@ -187,7 +184,7 @@ async fn sftp() {
         .option("sftp_known_hosts", server.known_hosts().display().to_string());
     let store = citius_understore::open(&spec).unwrap();
     store.check().await.unwrap();
-    hold(Arc::clone(&store), &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    hold("sftp", &format!("OpenSSH {}", server.version()), Arc::clone(&store), &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
     // The empty folder of temporaries goes with a sweep.
     let swept = store.sweep(&|_| true).await.unwrap();
     assert_eq!(swept.seen, 0, "temporaries are left");

@@ -1,0 +1,224 @@
+//! docs/under-stores.md says what the suites recorded, and nothing else of what works.
+//!
+//! `CITIUS_RECORD_DIR=DIR ci/test --all test` leaves what came of every suite in DIR; then
+//! `CITIUS_RECORD_DIR=DIR CITIUS_WRITE_DOCS=1 cargo test -p citius-understore --test page` takes it into the record,
+//! ci/record/under-stores.json, and writes the page anew. Without these the test compares the two.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    env, fmt, fs,
+    path::{Path, PathBuf},
+};
+
+use citius_understore::testing::{FOLDER_VARIABLE, Ran, Suite};
+
+/// How a row is known.
+enum Proof {
+    /// By suites on servers of this very system.
+    Runs(&'static [&'static str]),
+    /// By suites on something that speaks as it does.
+    StandIn(&'static [&'static str]),
+    /// By nothing; with the reason.
+    NotRun(&'static str),
+    /// There is nothing to run.
+    NotBuilt,
+}
+
+struct Row {
+    name: &'static str,
+    uris: &'static str,
+    credentials: &'static str,
+    proof: Proof,
+}
+
+const ROWS: &[Row] = &[
+    Row { name: "A folder", uris: "`/folder`, `file:///folder`", credentials: "-", proof: Proof::Runs(&["local"]) },
+    Row {
+        name: "Amazon S3",
+        uris: "`s3://bucket/prefix`, `s3a://`",
+        credentials: "options, `AWS_*`, profiles, web identity, container and instance roles",
+        proof: Proof::StandIn(&["s3", "ceph-s3"]),
+    },
+    Row {
+        name: "SeaweedFS by S3",
+        uris: "`s3://bucket/prefix` with `aws_endpoint`",
+        credentials: "as Amazon S3",
+        proof: Proof::Runs(&["s3"]),
+    },
+    Row {
+        name: "Ceph by S3",
+        uris: "`s3://bucket/prefix` with `aws_endpoint`",
+        credentials: "as Amazon S3",
+        proof: Proof::Runs(&["ceph-s3"]),
+    },
+    Row {
+        name: "MinIO and others that speak S3",
+        uris: "`s3://bucket/prefix` with `aws_endpoint`",
+        credentials: "as Amazon S3",
+        proof: Proof::NotRun("no package registry has a server of them"),
+    },
+    Row {
+        name: "Google Cloud Storage",
+        uris: "`gs://bucket/prefix`, `gcs://`",
+        credentials: "service account, application default credentials, HMAC key, token, metadata server",
+        proof: Proof::StandIn(&["gcs"]),
+    },
+    Row {
+        name: "Azure Blob Storage",
+        uris: "`abfs[s]://container@account…/path`, `wasb[s]://`, `az://container/path`",
+        credentials: "account key, SAS, service principal, workload and managed identity",
+        proof: Proof::StandIn(&["azure"]),
+    },
+    Row {
+        name: "ADLS Gen2 with a hierarchical namespace",
+        uris: "as Azure Blob Storage",
+        credentials: "as Azure Blob Storage",
+        proof: Proof::NotRun("Azurite has no hierarchical namespace; its directories are told apart by what Azure documents"),
+    },
+    Row {
+        name: "Alibaba OSS",
+        uris: "`oss://bucket/prefix`",
+        credentials: "keys, STS token, RRSA, RAM role of a machine",
+        proof: Proof::StandIn(&["oss"]),
+    },
+    Row { name: "OpenStack Swift", uris: "`swift://`", credentials: "-", proof: Proof::NotBuilt },
+    Row { name: "Ceph by Swift", uris: "`swift://`", credentials: "-", proof: Proof::NotBuilt },
+    Row { name: "CephFS", uris: "the path where it is mounted", credentials: "-", proof: Proof::Runs(&["cephfs"]) },
+    Row { name: "GlusterFS", uris: "the path where it is mounted", credentials: "-", proof: Proof::Runs(&["gluster"]) },
+    Row {
+        name: "NFS",
+        uris: "the path where it is mounted",
+        credentials: "-",
+        proof: Proof::NotRun("the kernels at hand have no NFS client; it is a folder of another machine, as GlusterFS is"),
+    },
+    Row {
+        name: "HDFS",
+        uris: "`hdfs://namenode:port/path`, `hdfs://nameservice/path`",
+        credentials: "`hadoop_user`, `HADOOP_USER_NAME`",
+        proof: Proof::Runs(&["hdfs"]),
+    },
+    Row {
+        name: "HDFS with Kerberos, or with several name nodes",
+        uris: "`hdfs://nameservice/path`",
+        credentials: "the ticket of the process",
+        proof: Proof::NotRun("the name services of Hadoop's files are read; a fail-over and a ticket were not tried"),
+    },
+    Row {
+        name: "WebDAV",
+        uris: "`webdav[s]://host/path`, `dav[s]://`, `http[s]://`",
+        credentials: "`webdav_user` and `webdav_password`",
+        proof: Proof::Runs(&["webdav-apache", "webdav"]),
+    },
+    Row {
+        name: "SFTP",
+        uris: "`sftp://user@host:port/path`",
+        credentials: "key file, agent, password; known_hosts is strict",
+        proof: Proof::Runs(&["sftp"]),
+    },
+    Row { name: "What else OpenDAL speaks", uris: "`opendal+<service>://`", credentials: "-", proof: Proof::NotBuilt },
+];
+
+const BEFORE: &str = "# Under-stores
+
+What can be mounted, and how that is known. This page is made of a record of the suites
+(`ci/record/under-stores.json`): what is not in it is not claimed. `citius mount check URI` says what a store of yours
+can do; [mount-options.md](mount-options.md) has the options.
+
+- **contract**: every promise that Citius builds on, point by point, on a real server
+  (`engine/understore/src/testing/conformance`). Points that a system cannot keep are named below; where one is, Citius knows
+  it, and says so.
+- **day**: mount, cold read, second read without a request, change underneath, write, rename, delete, `kill -9`, unmount,
+  by the command line (`control/cli/tests/citius/systems.rs`).
+
+| system | URI | credentials | |
+|---|---|---|---|
+";
+
+/// The record, by system and suite.
+type Record = BTreeMap<(String, Suite), Ran>;
+
+fn of_project(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)
+}
+
+fn keyed(runs: impl IntoIterator<Item = Ran>) -> Record {
+    runs.into_iter().map(|ran| ((ran.system.clone(), ran.suite), ran)).collect()
+}
+
+/// What was recorded, with what lies in the folder of a run.
+fn record(path: &Path) -> Record {
+    let mut record = keyed(serde_json::from_str::<Vec<Ran>>(&fs::read_to_string(path).unwrap()).unwrap());
+    if let Some(folder) = env::var_os(FOLDER_VARIABLE) {
+        let files = fs::read_dir(folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        record.extend(keyed(files.map(|text| serde_json::from_str(&text).unwrap())));
+    }
+    record
+}
+
+/// What the suites said of systems, a server after the other.
+struct Said<'a>(&'a Record, &'a [&'a str]);
+
+impl fmt::Display for Said<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(record, systems) = self;
+        for (at, system) in systems.iter().enumerate() {
+            let of = |suite| record.get(&((*system).to_owned(), suite));
+            let contract = of(Suite::Contract).map(|ran| {
+                format!("contract {} of {} points", ran.passed, ran.passed + ran.skipped.len())
+            });
+            let day = of(Suite::Day).map(|_| "day".to_owned());
+            let server = of(Suite::Contract).or(of(Suite::Day)).map_or("not recorded", |ran| &ran.server);
+            let suites: Vec<_> = contract.into_iter().chain(day).collect();
+            write!(f, "{}{server}: {}", if at == 0 { "" } else { "; " }, suites.join(", "))?;
+        }
+        Ok(())
+    }
+}
+
+fn page(record: &Record) -> String {
+    let mut page = BEFORE.to_owned();
+    for Row { name, uris, credentials, proof } in ROWS {
+        let known = match proof {
+            Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
+            Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
+            Proof::NotRun(reason) => format!("built, not run: {reason}"),
+            Proof::NotBuilt => "not built yet".to_owned(),
+        };
+        page += &format!("| {name} | {uris} | {credentials} | {known} |\n");
+    }
+    page += "\n## Points that were left out\n\n| server | point | why |\n|---|---|---|\n";
+    for ran in record.values() {
+        for (point, why) in &ran.skipped {
+            page += &format!("| {} | {} | {why} |\n", ran.server, point.replace('_', " "));
+        }
+    }
+    page
+}
+
+#[test]
+fn the_page_says_what_was_recorded() {
+    let (record_path, page_path) = (of_project("ci/record/under-stores.json"), of_project("docs/under-stores.md"));
+    let record = record(&record_path);
+    let made = page(&record);
+    if env::var_os("CITIUS_WRITE_DOCS").is_some() {
+        let runs: Vec<_> = record.values().collect();
+        fs::write(&record_path, serde_json::to_string_pretty(&runs).unwrap() + "\n").unwrap();
+        fs::write(&page_path, &made).unwrap();
+    }
+    assert_eq!(fs::read_to_string(&page_path).unwrap(), made, "write it anew: see the head of this file");
+}
+
+/// A row that no suite stands behind would claim what nobody saw.
+#[test]
+fn no_row_claims_what_was_not_recorded() {
+    let record = record(&of_project("ci/record/under-stores.json"));
+    let recorded: BTreeSet<&str> = record.keys().map(|(system, _)| system.as_str()).collect();
+    for row in ROWS {
+        let (Proof::Runs(systems) | Proof::StandIn(systems)) = &row.proof else { continue };
+        for system in *systems {
+            assert!(recorded.contains(system), "{}: nothing is recorded of {system}", row.name);
+        }
+    }
+}
