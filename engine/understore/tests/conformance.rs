@@ -8,7 +8,7 @@ use citius_understore::{
     LocalStore, MemoryStore, UnderStore,
     testing::{
         Report, conformance,
-        servers::{CephGateway, CephStore, S3Bucket, SeaweedFs, Shared},
+        servers::{CephGateway, CephStore, SeaweedFs},
     },
 };
 
@@ -39,43 +39,25 @@ async fn folder() {
     assert!(hidden.is_empty(), "temporaries are left: {hidden:?}");
 }
 
-/// A part of a bucket, which a second test has another part of.
-async fn hold_in_bucket(bucket: &S3Bucket, prefix: &str, skips: &[&str]) {
-    let store = citius_understore::open(&bucket.mount(prefix)).unwrap();
-    store.check().await.unwrap();
-    hold(store, skips).await;
-}
-
-const PREFIX: &str = "deep/pre fix%";
-
-static SEAWEEDFS: Shared<SeaweedFs> = Shared::new();
-const SEAWEEDFS_SKIPS: &[&str] = &["backslashes_in_names", "descriptors_show_one_version"];
-
 #[tokio::test(flavor = "multi_thread")]
-async fn s3_bucket() {
-    let server = SEAWEEDFS.get(SeaweedFs::start).await.unwrap();
+async fn s3_bucket_and_prefix() {
+    let server = SeaweedFs::start().await.unwrap();
     println!("seaweedfs {}", server.version());
-    hold_in_bucket(server.s3(), "", SEAWEEDFS_SKIPS).await;
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold(store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
+    }
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_prefix() {
-    let server = SEAWEEDFS.get(SeaweedFs::start).await.unwrap();
-    hold_in_bucket(server.s3(), PREFIX, SEAWEEDFS_SKIPS).await;
-}
-
-static CEPH: Shared<CephGateway> = Shared::new();
-const CEPH_SKIPS: &[&str] = &["descriptors_show_one_version"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s3_of_a_ceph_gateway() {
-    let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
+    let server = CephGateway::start(CephStore::Memory).await.unwrap();
     println!("ceph {}", server.version());
-    hold_in_bucket(server.s3(), "", CEPH_SKIPS).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_prefix_of_a_ceph_gateway() {
-    let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
-    hold_in_bucket(server.s3(), PREFIX, CEPH_SKIPS).await;
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold(store, &["descriptors_show_one_version"]).await;
+    }
+    server.stop().unwrap();
 }

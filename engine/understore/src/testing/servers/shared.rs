@@ -2,7 +2,8 @@
 //!
 //! It is started for the first that asks, and ends with the last that has it, so nothing outlives the tests that wanted it.
 //! Tests of one system that follow each other on several threads overlap, and have one server; on a single thread each
-//! has its own. Whoever restarts or pauses a server starts one for itself.
+//! has its own. Whoever restarts or pauses a server, or looks at all that it has, as the conformance suite does, starts one
+//! for itself.
 
 use std::{
     io,
