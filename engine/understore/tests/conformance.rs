@@ -8,7 +8,7 @@ use citius_understore::{
     LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
         Ran, Report, conformance,
-        servers::{Azurite, CephGateway, CephStore, Dialect, Hdfs, S3Bucket, SeaweedFs, Shared, StandIn},
+        servers::{Azurite, CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
     },
 };
 
@@ -29,7 +29,13 @@ async fn hold(system: &str, server: &str, store: Arc<dyn UnderStore>, skips: &[&
 
 #[tokio::test(flavor = "multi_thread")]
 async fn memory() {
-    hold("memory", "this process", Arc::new(MemoryStore::new("memory://conformance")), &["descriptors_show_one_version"]).await;
+    hold(
+        "memory",
+        "this process",
+        Arc::new(MemoryStore::new("memory://conformance")),
+        &["descriptors_show_one_version"],
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,32 +48,28 @@ async fn folder() {
     assert!(hidden.is_empty(), "temporaries are left: {hidden:?}");
 }
 
-/// A part of a bucket, which a second test has another part of.
-async fn hold_in_bucket(system: &str, server: &str, bucket: &S3Bucket, prefix: &str, skips: &[&str]) {
-    let store = citius_understore::open(&bucket.mount(prefix)).unwrap();
-    store.check().await.unwrap();
-    hold(system, server, store, skips).await;
-}
-
-const PREFIX: &str = "deep/pre fix%";
-
-static SEAWEEDFS: Shared<SeaweedFs> = Shared::new();
-const SEAWEEDFS_SKIPS: &[&str] = &["backslashes_in_names", "descriptors_show_one_version"];
-
 #[tokio::test(flavor = "multi_thread")]
-async fn s3_bucket() {
-    let server = SEAWEEDFS.get(SeaweedFs::start).await.unwrap();
-    hold_in_bucket("s3", &format!("SeaweedFS {}", server.version()), server.s3(), "", SEAWEEDFS_SKIPS).await;
+async fn s3_bucket_and_prefix() {
+    let server = SeaweedFs::start().await.unwrap();
+    let name = format!("SeaweedFS {}", server.version());
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold("s3", &name, store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s3_prefix() {
-    let server = SEAWEEDFS.get(SeaweedFs::start).await.unwrap();
-    hold_in_bucket("s3", &format!("SeaweedFS {}", server.version()), server.s3(), PREFIX, SEAWEEDFS_SKIPS).await;
+async fn s3_of_a_ceph_gateway() {
+    let server = CephGateway::start(CephStore::Memory).await.unwrap();
+    let name = format!("Ceph RGW {}", server.version());
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold("ceph-s3", &name, store, &["descriptors_show_one_version"]).await;
+    }
+    server.stop().unwrap();
 }
-
-static CEPH: Shared<CephGateway> = Shared::new();
-const CEPH_SKIPS: &[&str] = &["descriptors_show_one_version"];
 
 /// What SeaweedFS cannot show of it - generations that differ for equal content - is in `dialects.rs`.
 #[tokio::test(flavor = "multi_thread")]
@@ -77,7 +79,8 @@ async fn gcs_through_a_stand_in() {
     for spec in [server.mount(""), by_token] {
         let store = citius_understore::open(&spec).unwrap();
         store.check().await.unwrap();
-        hold("gcs", &format!("stand-in before SeaweedFS {}", server.version()), store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
+        let name = format!("stand-in before SeaweedFS {}", server.version());
+        hold("gcs", &name, store, &["backslashes_in_names", "descriptors_show_one_version"]).await;
     }
     server.stop().unwrap();
 }
@@ -89,21 +92,10 @@ async fn oss_through_a_stand_in() {
         let store = citius_understore::open(&server.mount(prefix)).unwrap();
         store.check().await.unwrap();
         // It cannot be told which version to replace.
-        hold("oss", &format!("stand-in before SeaweedFS {}", server.version()), store, &["backslashes_in_names", "one_replacer_wins", "descriptors_show_one_version"]).await;
+        let name = format!("stand-in before SeaweedFS {}", server.version());
+        hold("oss", &name, store, &["backslashes_in_names", "one_replacer_wins", "descriptors_show_one_version"]).await;
     }
     server.stop().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_of_a_ceph_gateway() {
-    let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
-    hold_in_bucket("ceph-s3", &format!("Ceph RGW {}", server.version()), server.s3(), "", CEPH_SKIPS).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn s3_prefix_of_a_ceph_gateway() {
-    let server = CEPH.get(async || CephGateway::start(CephStore::Memory).await).await.unwrap();
-    hold_in_bucket("ceph-s3", &format!("Ceph RGW {}", server.version()), server.s3(), PREFIX, CEPH_SKIPS).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -115,7 +107,8 @@ async fn hdfs() {
     above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
     let store = citius_understore::open(&spec(&format!("{}/pre fix%", server.folder()))).unwrap();
     store.check().await.unwrap();
-    hold("hdfs", &format!("Hadoop {}", server.version()), store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    let name = format!("Hadoop {}", server.version());
+    hold("hdfs", &name, store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
     server.stop().unwrap();
 }
 
@@ -154,7 +147,14 @@ async fn webdav_of_apache() {
     above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
     let store = citius_understore::open(&spec("/pre%20fix%25")).unwrap();
     store.check().await.unwrap();
-    hold("webdav-apache", &format!("Apache {}", server.version()), store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    let name = format!("Apache {}", server.version());
+    hold(
+        "webdav-apache",
+        &name,
+        store,
+        &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"],
+    )
+    .await;
     server.stop().unwrap();
 }
 
@@ -167,7 +167,14 @@ async fn webdav_of_seaweedfs() {
     above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
     let store = citius_understore::open(&MountSpec::new(format!("{root}/pre%20fix%25"))).unwrap();
     store.check().await.unwrap();
-    hold("webdav", &format!("SeaweedFS {}", server.version()), store, &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    let name = format!("SeaweedFS {}", server.version());
+    hold(
+        "webdav",
+        &name,
+        store,
+        &["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"],
+    )
+    .await;
     server.stop().unwrap();
 }
 
@@ -184,7 +191,13 @@ async fn sftp() {
         .option("sftp_known_hosts", server.known_hosts().display().to_string());
     let store = citius_understore::open(&spec).unwrap();
     store.check().await.unwrap();
-    hold("sftp", &format!("OpenSSH {}", server.version()), Arc::clone(&store), &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    hold(
+        "sftp",
+        &format!("OpenSSH {}", server.version()),
+        Arc::clone(&store),
+        &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"],
+    )
+    .await;
     // The empty folder of temporaries goes with a sweep.
     let swept = store.sweep(&|_| true).await.unwrap();
     assert_eq!(swept.seen, 0, "temporaries are left");

@@ -75,7 +75,9 @@ const ROWS: &[Row] = &[
         name: "ADLS Gen2 with a hierarchical namespace",
         uris: "as Azure Blob Storage",
         credentials: "as Azure Blob Storage",
-        proof: Proof::NotRun("Azurite has no hierarchical namespace; its directories are told apart by what Azure documents"),
+        proof: Proof::NotRun(
+            "Azurite has no hierarchical namespace; its directories are told apart by what Azure documents",
+        ),
     },
     Row {
         name: "Alibaba OSS",
@@ -91,7 +93,9 @@ const ROWS: &[Row] = &[
         name: "NFS",
         uris: "the path where it is mounted",
         credentials: "-",
-        proof: Proof::NotRun("the kernels at hand have no NFS client; it is a folder of another machine, as GlusterFS is"),
+        proof: Proof::NotRun(
+            "the kernels at hand have no NFS client; it is a folder of another machine, as GlusterFS is",
+        ),
     },
     Row {
         name: "HDFS",
@@ -165,9 +169,8 @@ impl fmt::Display for Said<'_> {
         let Self(record, systems) = self;
         for (at, system) in systems.iter().enumerate() {
             let of = |suite| record.get(&((*system).to_owned(), suite));
-            let contract = of(Suite::Contract).map(|ran| {
-                format!("contract {} of {} points", ran.passed, ran.passed + ran.skipped.len())
-            });
+            let contract = of(Suite::Contract)
+                .map(|ran| format!("contract {} of {} points", ran.passed, ran.passed + ran.skipped.len()));
             let day = of(Suite::Day).map(|_| "day".to_owned());
             let server = of(Suite::Contract).or(of(Suite::Day)).map_or("not recorded", |ran| &ran.server);
             let suites: Vec<_> = contract.into_iter().chain(day).collect();

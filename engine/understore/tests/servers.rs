@@ -9,8 +9,7 @@ use bytes::Bytes;
 use citius_understore::{
     Condition, Error, FileId, StorePath, open,
     testing::servers::{
-        Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, Shared, StandIn, call,
-        get,
+        Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, StandIn, call, get,
     },
 };
 use http::{Method, Request, StatusCode};
@@ -227,20 +226,4 @@ async fn oss_stand_in() {
     let url = format!("{}/{}/copy", server.endpoint(), server.bucket());
     assert_eq!(get(&url).await.unwrap().status(), StatusCode::FORBIDDEN, "nobody has signed");
     server.stop().unwrap();
-}
-
-/// Tests of one process that follow each other would else start a server each.
-#[tokio::test(flavor = "multi_thread")]
-async fn tests_share_a_server_as_long_as_one_has_it() {
-    static SHARED: Shared<Azurite> = Shared::new();
-    let (one, two) = tokio::join!(SHARED.get(Azurite::start), SHARED.get(Azurite::start));
-    let (one, two) = (one.unwrap(), two.unwrap());
-    assert_eq!(one.key(), two.key(), "two servers run");
-    let (key, endpoint) = (one.key().to_owned(), one.endpoint());
-    drop(one);
-    assert!(get(&endpoint).await.is_ok(), "one test ended the server of another");
-    drop(two);
-    assert!(get(&endpoint).await.is_err(), "the server outlives all who had it");
-    let third = SHARED.get(Azurite::start).await.unwrap();
-    assert_ne!(third.key(), key);
 }

@@ -9,7 +9,11 @@ use std::{
     io::{self, BufRead, BufReader, Write},
     os::{
         fd::OwnedFd,
-        unix::{fs::MetadataExt, net::UnixStream, process::ExitStatusExt},
+        unix::{
+            fs::MetadataExt,
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command},
@@ -86,6 +90,9 @@ impl Guard {
             .arg(command.get_program())
             .args(command.get_args())
             .env(MARK, &log)
+            // A signal to the test's group, as an interrupt from a terminal is one, would end the server by itself, whose
+            // folder is then its owner's to remove, and the owner has ended too.
+            .process_group(0)
             .stdin(OwnedFd::from(ear))
             .stdout(output.try_clone()?)
             .stderr(output)
@@ -184,7 +191,7 @@ impl Guard {
     }
 
     /// Shows the end of its log to whoever reads of a test that failed.
-    pub(super) fn show_log(&self) {
+    fn show_log(&self) {
         eprintln!("the end of {}:\n{}", self.log.display(), self.log_tail());
     }
 

@@ -1,9 +1,8 @@
 //! Real servers for tests and measurements.
 //!
-//! Each binds 127.0.0.1 only, at ports of its own (`ports.rs`); keeps all that it has in a temporary folder; is installed on first
-//! use by `ci/servers/install`; and ends when its value is dropped, or when this process dies, however that dies
-//! (`ci/servers/guard`). A test that panics shows the last lines of its servers' logs. Tests that only look may have one
-//! between them ([`Shared`]).
+//! Each binds 127.0.0.1 only, at ports of its own (`ports.rs`); keeps all that it has in a temporary folder; is installed
+//! on first use by `ci/servers/install`; and ends when its value is dropped, or when this process dies, however that dies
+//! (`ci/servers/guard`). A test that panics shows the last lines of its servers' logs.
 //!
 //! | file | system | speaks |
 //! |---|---|---|
@@ -18,9 +17,8 @@
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
-//! `server.rs` is what all of them can, `shared.rs` lends one to several tests, `guard.rs` runs them, `install.rs`,
-//! `fresh.rs` and `ports.rs` say what they need, `http.rs` asks them, `s3_bucket.rs` is what those that speak S3 have in
-//! common.
+//! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
+//! `http.rs` asks them, `s3_bucket.rs` is what those that speak S3 have in common.
 
 mod azurite;
 mod ceph;
@@ -36,7 +34,6 @@ mod s3_bucket;
 mod seaweedfs;
 mod server;
 mod sftp;
-mod shared;
 mod shim;
 mod swift;
 mod webdav;
@@ -52,7 +49,6 @@ pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
 pub use server::{Processes, Server};
 pub use sftp::Sftp;
-pub use shared::{Lease, Shared};
 pub use shim::{Dialect, StandIn};
 pub use swift::Swift;
 pub use webdav::Webdav;

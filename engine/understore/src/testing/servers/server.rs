@@ -29,10 +29,3 @@ pub trait Server {
 /// The processes of a server.
 #[derive(Debug)]
 pub struct Processes<'a>(pub(super) Vec<&'a Guard>);
-
-impl Processes<'_> {
-    /// Shows the end of each log to whoever reads of a test that failed.
-    pub(super) fn show_logs(&self) {
-        self.0.iter().for_each(|guard| guard.show_log());
-    }
-}
