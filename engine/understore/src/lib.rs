@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/    memory.rs          read_only.rs wraps any of them
 //!                            ▲
-//!                           s3/
+//!                        s3/, azure/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -18,6 +18,7 @@
 //! | `local/` | `file:`, our own, beneath one folder |
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
+//! | `azure/` | `abfs://`, `wasb://`, `az://`: its requests |
 //! | `web/` | requests over HTTP, signed and governed |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
@@ -26,6 +27,7 @@
 //! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
+mod azure;
 mod bridge;
 mod error;
 mod local;

@@ -151,6 +151,7 @@ impl UnderStore for MemoryStore {
             shared_upload: true,
             descriptors: false,
             control_characters: true,
+            drops_parts: false,
         }
     }
 
@@ -376,7 +377,7 @@ struct MemoryStaged {
 impl MemoryStaged {
     fn to_record(&self, parts: Vec<Part>) -> StagedRecord {
         let len = parts.iter().map(|part| part.len).sum();
-        let body = StagedBody::Upload { upload_id: self.file_id.to_string(), parts };
+        let body = StagedBody::Upload { upload_id: self.file_id.to_string(), parts, publish_by_ms: None };
         StagedRecord { path: self.path.clone(), file_id: self.file_id, len, body }
     }
 }

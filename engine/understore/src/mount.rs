@@ -4,7 +4,9 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
-use crate::{Error, Result, Secret, UnderStore, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown};
+use crate::{
+    Error, Result, Secret, UnderStore, azure, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown,
+};
 
 /// What is to be mounted.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -67,6 +69,10 @@ const REGISTRY: &[System] = &[
     System { schemes: &["file"], open: open_local },
     System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open_aws(&spec.uri, &spec.options)?)) },
     System { schemes: &["gs", "gcs"], open: |spec| Ok(Arc::new(s3::open_gcs(&spec.uri, &spec.options)?)) },
+    System {
+        schemes: &["abfs", "abfss", "wasb", "wasbs", "az", "azure"],
+        open: |spec| Ok(Arc::new(azure::open(&spec.uri, &spec.options)?)),
+    },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

@@ -68,6 +68,18 @@ impl<T> NameOrder<T> {
         self.release();
     }
 
+    /// Takes a marker whose key is the name itself: a directory, told before its own key comes, if that comes at all, or
+    /// just behind it.
+    pub(crate) fn push_marker(&mut self, name: String) {
+        if is_past(&self.cursor, &name) {
+            return;
+        }
+        if name > self.cursor {
+            self.cursor.clone_from(&name);
+        }
+        self.answer(name, true);
+    }
+
     /// The listing is over: nothing can come any more.
     pub(crate) fn finish(&mut self) {
         for (name, entry) in std::mem::take(&mut self.held) {
@@ -226,6 +238,43 @@ mod tests {
             let mut by_name = by_key;
             by_name.sort_by(|a, b| a.trim_end_matches('/').cmp(b.trim_end_matches('/')).then(a.cmp(b)));
             prop_assert_eq!(run(&by_name, false).0, naive(&by_name));
+        }
+    }
+
+    proptest! {
+        /// Markers beside their directories: a store sends pages in key order, each of which is sorted with the markers where
+        /// their directories are, and some directories have nothing in them but their marker.
+        #[test]
+        fn markers_are_directories_told_early(
+            keys in prop::collection::btree_set("[a-c][ a-c.0-]{0,4}/?", 0..60),
+            marked in prop::collection::btree_set("[a-c][ a-c.0-]{0,4}", 0..20),
+            page_len in 1_usize..20,
+            is_marker_first: bool,
+        ) {
+            let objects: Vec<String> = keys.iter().filter(|key| !key.ends_with('/')).cloned().collect();
+            let marked: BTreeSet<String> = marked.into_iter().filter(|name| !objects.contains(name)).collect();
+            let mut sent: Vec<(String, bool)> =
+                keys.iter().map(|key| (key.clone(), false)).chain(marked.iter().map(|key| (key.clone(), true))).collect();
+            sent.sort();
+            let mut order = NameOrder::new();
+            for page in sent.chunks(page_len) {
+                let mut page: Vec<_> = page
+                    .iter()
+                    .map(|(key, is_marker)| (if *is_marker { format!("{key}/") } else { key.clone() }, *is_marker))
+                    .collect();
+                page.sort_by_key(|(key, is_marker)| (key.clone(), *is_marker != is_marker_first));
+                for (key, is_marker) in page {
+                    match (key.strip_suffix('/'), is_marker) {
+                        (Some(name), true) => order.push_marker(name.to_owned()),
+                        (Some(name), false) => order.push(name.to_owned(), Entry::Dir),
+                        (None, _) => order.push(key, Entry::Object(())),
+                    }
+                }
+            }
+            order.finish();
+            let out: Vec<_> = std::iter::from_fn(|| order.next()).map(|(name, entry)| (name, entry == Entry::Dir)).collect();
+            let all: BTreeSet<String> = keys.into_iter().chain(marked.into_iter().map(|name| name + "/")).collect();
+            prop_assert_eq!(out, naive(&all.into_iter().collect::<Vec<_>>()));
         }
     }
 

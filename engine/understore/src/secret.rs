@@ -60,6 +60,15 @@ const SHOWN: &[&str] = &[
     "aws_conditional_put",
     "conditional_put",
     "aws_role_arn",
+    "azure_storage_account_name",
+    "azure_storage_endpoint",
+    "azure_storage_tenant_id",
+    "azure_tenant_id",
+    "azure_storage_use_emulator",
+    "azure_use_azure_cli",
+    "azure_skip_signature",
+    "azure_credential_type",
+    "azure_allow_http",
     "role_arn",
     "timeout",
     "connect_timeout",
@@ -74,6 +83,9 @@ const SHOWN: &[&str] = &[
     "write_bytes_per_second",
     "request_timeout",
 ];
+
+/// Schemes in whose URIs a container's name comes before the `@`, and nothing secret.
+const CONTAINER_BEFORE_AT: &[&str] = &["abfs", "abfss", "wasb", "wasbs", "az", "azure"];
 
 /// Whether the value of this option may appear in a listing.
 pub(crate) fn is_shown(option: &str) -> bool {
@@ -93,6 +105,7 @@ pub fn redact(uri: &str) -> String {
     let rest = &rest[..end.saturating_sub(scheme.len() + 3).min(rest.len())];
     let authority_end = rest.find('/').unwrap_or(rest.len());
     match rest[..authority_end].rfind('@') {
+        Some(at) if CONTAINER_BEFORE_AT.contains(&scheme) && !rest[..at].contains(':') => uri[..end].to_owned(),
         Some(at) => format!("{scheme}://***@{}", &rest[at + 1..]),
         None => format!("{scheme}://{rest}"),
     }
@@ -114,6 +127,8 @@ mod tests {
         assert_eq!(redact("s3://key:pass@bucket/p"), "s3://***@bucket/p");
         assert_eq!(redact("s3://bucket/p?token=abc#x"), "s3://bucket/p");
         assert_eq!(redact("s3://bucket"), "s3://bucket");
+        assert_eq!(redact("abfss://c@a.dfs.core.windows.net/p?sig=x"), "abfss://c@a.dfs.core.windows.net/p");
+        assert_eq!(redact("abfss://c:key@a.dfs.core.windows.net/p"), "abfss://***@a.dfs.core.windows.net/p");
         assert_eq!(redact("/data/a@b/c#1?"), "/data/a@b/c#1?");
         assert_eq!(redact("file:///a#1?b"), "file:///a#1?b");
     }

@@ -7,7 +7,8 @@
 //! ```
 //! Until `publish` nothing of a write is visible under its path. A record is small and self-contained: for a
 //! temporary file and for a multipart upload any process may publish it. Only a small put keeps its bytes in the
-//! process that staged it; such a record can be settled elsewhere, not published.
+//! process that staged it; such a record can be settled elsewhere, not published. Where a store can be kept from
+//! publishing neither by a removal nor by an abort, the record says until when it may be tried.
 //!
 //! # The record's bytes (little endian)
 //! ```text
@@ -16,6 +17,7 @@
 //! body 1 temp    inode u64 | mtime_ns i64 | name: u16 n, n bytes
 //! body 2 upload  id: u16 n, n bytes | parts: u32 n, each: number u32 | len u64 | tag: u16 n, n bytes
 //! body 3 small   publish_by_ms u64
+//! body 4 timed   publish_by_ms u64 | as upload
 //! ```
 
 use std::fmt;
@@ -86,6 +88,8 @@ pub enum StagedBody {
         upload_id: String,
         /// The parts; empty while the upload is only begun.
         parts: Vec<Part>,
+        /// As of a small put, where the store cannot be told to forget an upload; set by the seal.
+        publish_by_ms: Option<u64>,
     },
     /// In the memory of the process that staged it.
     Small {
@@ -194,7 +198,8 @@ impl StagedRecord {
         let tag = match &self.body {
             StagedBody::Named => 0,
             StagedBody::Temp { .. } => 1,
-            StagedBody::Upload { .. } => 2,
+            StagedBody::Upload { publish_by_ms: None, .. } => 2,
+            StagedBody::Upload { publish_by_ms: Some(_), .. } => 4,
             StagedBody::Small { .. } => 3,
         };
         out.extend_from_slice(&[RECORD_VERSION, tag]);
@@ -208,7 +213,10 @@ impl StagedRecord {
                 out.extend_from_slice(&mtime_ns.to_le_bytes());
                 put_text(&mut out, name);
             }
-            StagedBody::Upload { upload_id, parts } => {
+            StagedBody::Upload { upload_id, parts, publish_by_ms } => {
+                if let Some(publish_by_ms) = publish_by_ms {
+                    out.extend_from_slice(&publish_by_ms.to_le_bytes());
+                }
                 put_text(&mut out, upload_id);
                 out.extend_from_slice(&(parts.len() as u32).to_le_bytes());
                 for part in parts {
@@ -239,7 +247,8 @@ impl StagedRecord {
                 mtime_ns: i64::from_le_bytes(reader.array()?),
                 name: reader.text()?,
             },
-            2 => {
+            2 | 4 => {
+                let publish_by_ms = if tag == 4 { Some(u64::from_le_bytes(reader.array()?)) } else { None };
                 let upload_id = reader.text()?;
                 let count = u32::from_le_bytes(reader.array()?) as usize;
                 if count > PARTS_MAX {
@@ -251,7 +260,7 @@ impl StagedRecord {
                     let len = u64::from_le_bytes(reader.array()?);
                     parts.push(Part { number, len, tag: reader.text()? });
                 }
-                StagedBody::Upload { upload_id, parts }
+                StagedBody::Upload { upload_id, parts, publish_by_ms }
             }
             3 => StagedBody::Small { publish_by_ms: u64::from_le_bytes(reader.array()?) },
             _ => return Err(Error::BadRecord { reason: "its body is of an unknown kind" }),
@@ -318,18 +327,29 @@ mod tests {
         expected.extend([7; 16]);
         expected.extend([2, 1, 0, 0, 0, 0, 0, 0, 3, 0, b'd', b'/', b'f', 9, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(record(StagedBody::Small { publish_by_ms: 9 }).encode(), expected);
+        // A timed upload begins like a small put, and goes on like an upload.
+        let upload = |publish_by_ms| record(StagedBody::Upload { upload_id: "u".into(), parts: vec![], publish_by_ms });
+        expected[1] = 4;
+        expected.extend([1, 0, b'u', 0, 0, 0, 0]);
+        assert_eq!(upload(Some(9)).encode(), expected);
+        expected[1] = 2;
+        expected.drain(31..39);
+        assert_eq!(upload(None).encode(), expected);
     }
 
     #[test]
     fn every_prefix_and_every_suffix_is_refused() {
         let parts = vec![Part { number: 1, len: 5, tag: "\"e\"".into() }];
-        let bytes = record(StagedBody::Upload { upload_id: "u".into(), parts }).encode();
-        for end in 0..bytes.len() {
-            assert!(matches!(StagedRecord::decode(&bytes[..end]), Err(Error::BadRecord { .. })), "{end}");
+        for publish_by_ms in [None, Some(9)] {
+            let parts = parts.clone();
+            let bytes = record(StagedBody::Upload { upload_id: "u".into(), parts, publish_by_ms }).encode();
+            for end in 0..bytes.len() {
+                assert!(matches!(StagedRecord::decode(&bytes[..end]), Err(Error::BadRecord { .. })), "{end}");
+            }
+            let mut longer = bytes;
+            longer.push(0);
+            assert!(StagedRecord::decode(&longer).is_err());
         }
-        let mut longer = bytes;
-        longer.push(0);
-        assert!(StagedRecord::decode(&longer).is_err());
     }
 
     #[test]
@@ -349,12 +369,16 @@ mod tests {
                 inode,
                 mtime_ns
             }),
-            ("[ -~]{0,40}", prop::collection::vec((any::<u32>(), any::<u64>(), "\\PC{0,9}"), 0..20)).prop_map(
-                |(upload_id, parts)| StagedBody::Upload {
+            (
+                "[ -~]{0,40}",
+                prop::collection::vec((any::<u32>(), any::<u64>(), "\\PC{0,9}"), 0..20),
+                any::<Option<u64>>()
+            )
+                .prop_map(|(upload_id, parts, publish_by_ms)| StagedBody::Upload {
                     upload_id,
                     parts: parts.into_iter().map(|(number, len, tag)| Part { number, len, tag }).collect(),
-                }
-            ),
+                    publish_by_ms,
+                }),
             any::<u64>().prop_map(|publish_by_ms| StagedBody::Small { publish_by_ms }),
         ]
     }

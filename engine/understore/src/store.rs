@@ -161,6 +161,8 @@ pub struct Capabilities {
     pub descriptors: bool,
     /// Whether names may hold ASCII control characters.
     pub control_characters: bool,
+    /// Whether the store itself drops, in time, what a write that died has uploaded, so that a sweep finds none of it.
+    pub drops_parts: bool,
 }
 
 /// What must hold of the target for a publication or a rename to happen.

@@ -147,6 +147,7 @@ impl UnderStore for LocalStore {
             shared_upload: false,
             descriptors: true,
             control_characters: true,
+            drops_parts: false,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Listings: pages of keys and prefixes, brought into name order, markers taken out.
 //!
-//! A directory is a prefix under which there is a key, or a marker: an empty object whose key ends in a slash. The
-//! marker of the listed directory itself is no entry.
+//! A directory is a prefix under which there is a key, or a marker: an empty object whose key ends in a slash, or one
+//! beside the prefix ([`Markers`]). The marker of the listed directory itself is no entry.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -9,7 +9,7 @@ use futures::{StreamExt, stream};
 
 use super::{
     Inner,
-    protocol::{Ask, Begin, Key, Keys, Object},
+    protocol::{Ask, Begin, Key, Keys, Markers, Object},
     store_error, to_stat,
 };
 use crate::{
@@ -130,14 +130,15 @@ impl Walk {
         if !self.any && next.is_none() && !self.dir.is_root() {
             let has_others = !self.after.is_empty() && self.inner.has_keys(&self.prefix).await?;
             if !has_others {
-                return Err(self.nothing_there().await);
+                self.look_for_it().await?;
             }
         }
         for key in keys {
             self.take(key);
         }
         for name in self.order.open_questions() {
-            let is_dir = self.inner.has_keys(&format!("{}{name}/", self.prefix)).await?;
+            let is_wanted = name.as_str() > self.after.as_str();
+            let is_dir = is_wanted && self.inner.has_keys(&format!("{}{name}/", self.prefix)).await?;
             self.order.answer(name, is_dir);
         }
         self.next = next.map(Begin::Token);
@@ -147,13 +148,12 @@ impl Walk {
         Ok(())
     }
 
-    /// Nothing lies under the prefix: it is a file, or nothing at all.
-    async fn nothing_there(&self) -> Error {
-        match self.inner.stat(&self.dir).await {
-            Ok(stat) if stat.is_file() => Error::NotADirectory { path: self.dir.to_string() },
-            Ok(_) | Err(Error::NotFound { .. }) => Error::NotFound { path: self.dir.to_string() },
-            Err(other) => other,
+    /// Nothing lies under the prefix: it is a directory whose marker is beside it, a file, or nothing at all.
+    async fn look_for_it(&self) -> Result<()> {
+        if self.inner.stat(&self.dir).await?.is_file() {
+            return Err(Error::NotADirectory { path: self.dir.to_string() });
         }
+        Ok(())
     }
 
     fn take(&mut self, key: Key) {
@@ -177,7 +177,9 @@ impl Walk {
         if bare.contains(|c: char| c.is_ascii_control()) {
             return self.refuse(name.escape_debug().to_string(), "the name contains a control character");
         }
+        let is_beside = self.inner.protocol.rules().markers == Markers::Beside;
         match key.object {
+            Some(_) if name.ends_with('/') && is_beside => self.order.push_marker(bare.to_owned()),
             // A marker also appears as an object where the delimiter is not applied to it.
             Some(_) if name.ends_with('/') => self.order.push(bare.to_owned(), name_order::Entry::Dir),
             Some(object) => self.order.push(bare.to_owned(), name_order::Entry::Object(object)),

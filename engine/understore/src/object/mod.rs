@@ -5,7 +5,8 @@
 //! ```
 //! A version is what the protocol tells versions apart by. Reads carry it as a condition, so that no byte of another
 //! version is returned; the version of the answer is compared as well, for servers that ignore the condition. A directory
-//! is a prefix with keys under it, or a marker `dir/`; where an object and a prefix share a name, the object is served.
+//! is a prefix with keys under it, or a marker `dir/` ([`Markers`]); where an object and a prefix share a name, the object
+//! is served.
 //!
 //! - `protocol.rs` is what a store must give; `list.rs` lists; `tree.rs` renames and deletes; `write.rs` stages,
 //!   publishes, settles and sweeps.
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 pub(crate) use self::protocol::{
-    Ask, Begin, Content, Head, Key, Keys, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
+    Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
 };
 use crate::{
     Call, Capabilities, Condition, Depth, Error, Failure, FileId, Landing, Operation, Part, Remnant, Repeat, Result,
@@ -146,6 +147,7 @@ impl Inner {
         }
         match self.head(path).await {
             Ok(head) => return to_stat(path.as_str(), &head.object),
+            Err(Error::IsADirectory { .. }) => return Ok(Stat::dir(0)),
             Err(Error::NotFound { .. }) => {}
             Err(other) => return Err(other),
         }
@@ -174,6 +176,7 @@ impl UnderStore for Objects {
             shared_upload: true,
             descriptors: false,
             control_characters: false,
+            drops_parts: rules.drops_parts,
         }
     }
 
@@ -297,6 +300,20 @@ impl From<Error> for Stopped {
     fn from(error: Error) -> Self {
         Self::Failed(error)
     }
+}
+
+/// The prefix of a URI without slashes at its ends. Its text is taken as it is, never decoded; what is no path for us
+/// cannot be a prefix of one. `shown` is the URI for errors.
+pub(crate) fn check_prefix(prefix: &str, shown: &str) -> Result<String> {
+    let refuse = |reason: String| Err(Error::InvalidUri { uri: shown.to_owned(), reason });
+    let prefix = prefix.trim_end_matches('/');
+    if prefix.starts_with('/') {
+        return refuse("the prefix begins with a slash; leave one out".to_owned());
+    }
+    if let Err(Error::Unnameable { reason, .. }) = StorePath::parse(prefix) {
+        return refuse(format!("the prefix cannot be used: {reason}"));
+    }
+    Ok(prefix.to_owned())
 }
 
 /// A failure without a name of its own.

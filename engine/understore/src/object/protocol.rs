@@ -98,6 +98,26 @@ pub(crate) struct UploadsFrom {
     pub(crate) id: String,
 }
 
+/// What makes sure that an upload of unknown fate never becomes an object any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fence {
+    /// Aborting it: the store knows an upload by its id, and then knows none.
+    Abort,
+    /// Time, as with a put: nothing that can be done to its parts makes the store refuse to complete it, unseen by readers
+    /// and other writers of the key. Aborting it removes what can be removed, and comes after the time is over.
+    Time,
+}
+
+/// Where the object lies that stands for a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Markers {
+    /// At the directory's key with its slash, and so among the keys under it.
+    Within,
+    /// At the key without the slash, marked as a directory; [`Protocol::head`] calls it one. Keys that end in a slash
+    /// still name it, in listings too, where it comes where the key without the slash comes.
+    Beside,
+}
+
 /// What a store allows and promises.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
@@ -115,6 +135,10 @@ pub(crate) struct Rules {
     pub(crate) replace: Compares,
     /// How conditions of the end of an upload are checked.
     pub(crate) complete: Compares,
+    pub(crate) fence: Fence,
+    pub(crate) markers: Markers,
+    /// Whether the store itself drops parts that never became an object, so that there are none to be swept.
+    pub(crate) drops_parts: bool,
 }
 
 /// An object store at work. A request that fails for a while is repeated inside; what comes out is final.
@@ -129,7 +153,7 @@ pub(crate) trait Protocol: Send + Sync {
     /// Finds what is wrong with address, keys, bucket or rights, by asking for keys under a prefix.
     async fn check(&self, prefix: &str) -> Result<()>;
 
-    /// What is at a key. `NotFound` if nothing is.
+    /// What is at a key. `NotFound` if nothing is, `IsADirectory` if it is the marker of one.
     async fn head(&self, key: &str) -> Result<Head>;
 
     /// Content of this version, as a request of this call. `VersionChanged` if it is another one.
@@ -170,7 +194,8 @@ pub(crate) trait Protocol: Send + Sync {
         condition: &Condition,
     ) -> Result<String>;
 
-    /// Ends an upload without an object, so that it can never be completed; that it is gone is no error.
+    /// Ends an upload without an object, that it is gone is no error. So that it can never be completed, where that is
+    /// the [`Fence`].
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()>;
 
     /// A page of the uploads under way whose keys begin with `prefix`.

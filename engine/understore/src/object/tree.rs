@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     Inner,
     list::KEYS_MAX,
-    protocol::{Begin, Object},
+    protocol::{Begin, Markers, Object},
     store_error, to_stat,
 };
 use crate::{Condition, Depth, Error, Result, Stat, StorePath};
@@ -73,6 +73,10 @@ impl Inner {
             return Err(Error::AlreadyExists { path: to.to_string() });
         }
         let (from_key, to_key) = (self.dir_key(from)?, self.dir_key(to)?);
+        if self.protocol.rules().markers == Markers::Beside {
+            // Which no listing of its keys has. With it an empty directory moves too.
+            self.protocol.put_marker(&to_key).await?;
+        }
         let mut next = Begin::First;
         let mut deletions = Vec::new();
         loop {
@@ -105,6 +109,7 @@ impl Inner {
         }
         let deletions = deletions.into_iter().map(|(key, etag)| (key, Some(etag))).collect();
         self.delete_keys(deletions).await?;
+        self.delete_beside(&from_key).await?;
         Ok(Stat::dir(0))
     }
 
@@ -122,6 +127,14 @@ impl Inner {
         Ok(())
     }
 
+    /// Deletes the marker of a directory if no listing of its keys has it.
+    async fn delete_beside(&self, dir_key: &str) -> Result<()> {
+        match self.protocol.rules().markers {
+            Markers::Within => Ok(()),
+            Markers::Beside => self.protocol.delete(dir_key, None).await,
+        }
+    }
+
     /// Each round lists from the start what is left, so a failed call is simply made again.
     async fn delete_tree(&self, dir_key: &str) -> Result<()> {
         let mut last = None;
@@ -129,7 +142,7 @@ impl Inner {
         loop {
             let (keys, _) = self.keys(dir_key, false, KEYS_MAX, &Begin::First).await?;
             if keys.is_empty() {
-                return Ok(());
+                return self.delete_beside(dir_key).await;
             }
             let names = keys.into_iter().map(|found| {
                 found.name.map(|key| (key, None)).map_err(|path| Error::Unnameable {

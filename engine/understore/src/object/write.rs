@@ -7,7 +7,8 @@
 //! it is bounded by time: no put is sent, and none is waited for, after the record's `publish_by_ms`. Settling waits
 //! until that and [`FENCE_GRACE`] (for the server to finish, and for clocks to differ) are over before it says `Absent`.
 //! If the object is found to be ours, nothing is waited for. A caller who knows since when the publisher is dead may
-//! lower `publish_by_ms` to that time.
+//! lower `publish_by_ms` to that time. Where a store cannot be made to refuse an upload ([`Fence::Time`]), its end is
+//! bounded in the same way, and its parts are removed only after it is known to be absent: they may be what was published.
 //!
 //! **What is left on the store by a crash.** An upload begun and not yet logged stays; [`Inner::sweep`] lists all
 //! uploads under the prefix. Stores show neither metadata nor owner's program of an unfinished upload, so its caller
@@ -23,7 +24,11 @@ use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::task::JoinHandle;
 
-use super::{Inner, protocol::Upload, store_error, text_of, to_stat, token_of};
+use super::{
+    Inner,
+    protocol::{Fence, Upload},
+    store_error, text_of, to_stat, token_of,
+};
 use crate::{
     Compares, Condition, Error, FileId, Part, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath,
     Swept, VersionToken,
@@ -34,9 +39,9 @@ use crate::{
 const PARTS_IN_FLIGHT_MAX: usize = 4;
 /// Without a hint, parts grow by this factor each time so many have been sent: 10,000 parts of 8 MiB then reach 5 TiB.
 const PARTS_PER_GROWTH: u32 = 1000;
-/// A small put must be published, answer and all, within this time of its seal.
+/// What time alone fences must be published, answer and all, within this time of its seal.
 const PUBLISH_WINDOW: Duration = Duration::from_secs(30);
-/// How long after the last possible end of a put its object could still appear.
+/// How long after the last possible end of a publication its object could still appear.
 const FENCE_GRACE: Duration = Duration::from_secs(5);
 /// How long a server may be away in the middle of a write: a restart takes less.
 const ABSENCE_MAX: Duration = Duration::from_secs(20);
@@ -131,7 +136,7 @@ impl Staged for StagedObject {
     fn begun(&self) -> StagedRecord {
         match (&self.sealed, &self.upload_id) {
             (Some(record), _) => record.clone(),
-            (None, Some(id)) => self.record(StagedBody::Upload { upload_id: id.clone(), parts: Vec::new() }),
+            (None, Some(id)) => self.record(upload(id, Vec::new(), None)),
             (None, None) => self.record(StagedBody::Named),
         }
     }
@@ -156,7 +161,7 @@ impl Staged for StagedObject {
         assert!(self.len == 0, "a write is shared before its first byte");
         let upload_id = self.upload_id().await?;
         self.shared = true;
-        Ok(self.record(StagedBody::Upload { upload_id, parts: Vec::new() }))
+        Ok(self.record(upload(&upload_id, Vec::new(), None)))
     }
 
     fn adopt(&mut self, parts: Vec<Part>) -> Result<()> {
@@ -167,7 +172,9 @@ impl Staged for StagedObject {
     }
 
     async fn seal(&mut self) -> Result<StagedRecord> {
-        if let Some(StagedRecord { body: StagedBody::Upload { .. }, .. }) = &self.sealed {
+        let limit_ms = now_ms() + PUBLISH_WINDOW.as_millis() as u64;
+        if let Some(StagedRecord { body: StagedBody::Upload { publish_by_ms, .. }, .. }) = &mut self.sealed {
+            *publish_by_ms = publish_by_ms.map(|_| limit_ms);
             return Ok(self.sealed.clone().expect("it was just looked at"));
         }
         let body = if self.shared && self.parts.is_empty() {
@@ -175,7 +182,7 @@ impl Staged for StagedObject {
             if let Some(upload_id) = self.upload_id.take() {
                 self.inner.protocol.abort_upload(&self.key, &upload_id).await?;
             }
-            StagedBody::Small { publish_by_ms: now_ms() + PUBLISH_WINDOW.as_millis() as u64 }
+            StagedBody::Small { publish_by_ms: limit_ms }
         } else if self.upload_id.is_some() || self.held_bytes > self.inner.protocol.rules().small_bytes_max {
             if self.held_bytes > 0 {
                 self.send_part().await?;
@@ -187,9 +194,10 @@ impl Staged for StagedObject {
             let parts = ordered_parts(&self.path, std::mem::take(&mut self.parts))?;
             let sent: u64 = parts.iter().map(|part| part.len).sum();
             assert_eq!(sent, self.len, "every byte taken is in a part");
-            StagedBody::Upload { upload_id, parts }
+            let is_timed = self.inner.protocol.rules().fence == Fence::Time;
+            upload(&upload_id, parts, is_timed.then_some(limit_ms))
         } else {
-            StagedBody::Small { publish_by_ms: now_ms() + PUBLISH_WINDOW.as_millis() as u64 }
+            StagedBody::Small { publish_by_ms: limit_ms }
         };
         let record = self.record(body);
         Ok(self.sealed.insert(record).clone())
@@ -269,11 +277,6 @@ impl Inner {
         publish_by_ms: u64,
     ) -> Result<VersionToken> {
         let path = &record.path;
-        let left_ms = publish_by_ms.saturating_sub(now_ms());
-        if left_ms == 0 {
-            return Err(Error::Expired { path: path.to_string() });
-        }
-        let limit = Duration::from_millis(left_ms).min(PUBLISH_WINDOW);
         let put = async {
             let rules = self.protocol.rules();
             let compares = match condition {
@@ -292,20 +295,20 @@ impl Inner {
             self.traffic.count_written(record.len);
             token_of(path.as_str(), &version)
         };
-        let error = match tokio::time::timeout(limit, put).await {
-            Ok(Ok(token)) => return Ok(token),
-            Ok(Err(error)) => error,
-            Err(_) => Error::TimedOut { path: path.to_string(), seconds: limit.as_secs() },
-        };
-        // An answer may have been lost and the request repeated: the refusal may be of our own object.
-        self.ours_or(record, error).await
+        match within(path, publish_by_ms, put).await {
+            Ok(token) => Ok(token),
+            // An answer may have been lost and the request repeated: the refusal may be of our own object.
+            Err(error) => self.ours_or(record, error).await,
+        }
     }
 
     /// Completes an upload, in any process.
     pub(super) async fn publish_upload(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
         let path = &record.path;
-        let (upload_id, parts) = match &record.body {
-            StagedBody::Upload { upload_id, parts } => (upload_id, ordered_parts(path, parts.clone())?),
+        let (upload_id, parts, publish_by_ms) = match &record.body {
+            StagedBody::Upload { upload_id, parts, publish_by_ms } => {
+                (upload_id, ordered_parts(path, parts.clone())?, *publish_by_ms)
+            }
             StagedBody::Small { .. } => {
                 let reason = "its bytes were in the memory of the process that staged it";
                 let file_id = record.file_id.to_string();
@@ -320,7 +323,13 @@ impl Inner {
             };
         }
         let key = self.object_key(path)?;
-        match self.protocol.complete_upload(&key, upload_id, &parts, record.file_id, condition).await {
+        let complete = self.protocol.complete_upload(&key, upload_id, &parts, record.file_id, condition);
+        let completed = match (self.protocol.rules().fence, publish_by_ms) {
+            (Fence::Abort, _) => complete.await,
+            (Fence::Time, Some(publish_by_ms)) => within(path, publish_by_ms, complete).await,
+            (Fence::Time, None) => return Err(Error::BadRecord { reason: "it is of an upload that was not sealed" }),
+        };
+        match completed {
             Ok(version) => token_of(path.as_str(), &version),
             Err(error) => self.ours_or(record, error).await,
         }
@@ -369,36 +378,41 @@ impl Inner {
             Ok(head) if head.file_id == Some(record.file_id) => {
                 Ok(Some(to_stat(record.path.as_str(), &head.object)?.token))
             }
-            Ok(_) | Err(Error::NotFound { .. }) => Ok(None),
+            Ok(_) | Err(Error::NotFound { .. } | Error::IsADirectory { .. }) => Ok(None),
             Err(other) => Err(other),
         }
     }
 
     pub(super) async fn settle(&self, record: &StagedRecord) -> Result<Settled> {
-        let mut fence_ms = 0;
-        match &record.body {
-            StagedBody::Upload { upload_id, .. } => {
-                self.protocol.abort_upload(&self.object_key(&record.path)?, upload_id).await?;
-            }
-            StagedBody::Small { publish_by_ms } => {
-                fence_ms = publish_by_ms.saturating_add(FENCE_GRACE.as_millis() as u64);
-            }
-            StagedBody::Named => {}
+        let (upload_id, publish_by_ms) = match &record.body {
+            StagedBody::Upload { upload_id, publish_by_ms, .. } => (Some(upload_id), *publish_by_ms),
+            StagedBody::Small { publish_by_ms } => (None, Some(*publish_by_ms)),
+            StagedBody::Named => (None, None),
             StagedBody::Temp { .. } => {
                 return Err(Error::BadRecord { reason: "it is not of a write to an object store" });
             }
+        };
+        let abort = async || match upload_id {
+            Some(upload_id) => self.protocol.abort_upload(&self.object_key(&record.path)?, upload_id).await,
+            None => Ok(()),
+        };
+        let fence = self.protocol.rules().fence;
+        if fence == Fence::Abort {
+            abort().await?;
         }
-        if let Some(token) = self.published(record).await? {
+        let mut settled = self.published(record).await?;
+        if let (None, Some(publish_by_ms)) = (&settled, publish_by_ms)
+            && wait_out(publish_by_ms).await
+        {
+            settled = self.published(record).await?;
+        }
+        if let Some(token) = settled {
             return Ok(Settled::Published(token));
         }
-        // A damaged record, or a clock set back, must not hold a recovery for ever.
-        let longest = PUBLISH_WINDOW + FENCE_GRACE;
-        let wait = Duration::from_millis(fence_ms.saturating_sub(now_ms())).min(longest);
-        if wait.is_zero() {
-            return Ok(Settled::Absent);
+        if fence == Fence::Time {
+            abort().await?;
         }
-        tokio::time::sleep(wait).await;
-        Ok(self.published(record).await?.map_or(Settled::Absent, Settled::Published))
+        Ok(Settled::Absent)
     }
 
     pub(super) async fn sweep(&self, dead: &(dyn for<'a> Fn(&'a Remnant) -> bool + Send + Sync)) -> Result<Swept> {
@@ -433,6 +447,30 @@ enum Compared {
     Not(Error),
 }
 use Compared::{Not, Ours};
+
+fn upload(upload_id: &str, parts: Vec<Part>, publish_by_ms: Option<u64>) -> StagedBody {
+    StagedBody::Upload { upload_id: upload_id.to_owned(), parts, publish_by_ms }
+}
+
+/// A publication, sent and answered before the time that its record names.
+async fn within<T>(path: &StorePath, publish_by_ms: u64, publication: impl Future<Output = Result<T>>) -> Result<T> {
+    let left_ms = publish_by_ms.saturating_sub(now_ms());
+    if left_ms == 0 {
+        return Err(Error::Expired { path: path.to_string() });
+    }
+    let limit = Duration::from_millis(left_ms).min(PUBLISH_WINDOW);
+    let late = |_| Error::TimedOut { path: path.to_string(), seconds: limit.as_secs() };
+    tokio::time::timeout(limit, publication).await.map_err(late)?
+}
+
+/// Waits until no publication bounded by this time can take place any more. Whether there was anything to wait for.
+async fn wait_out(publish_by_ms: u64) -> bool {
+    let fence_ms = publish_by_ms.saturating_add(FENCE_GRACE.as_millis() as u64);
+    // A damaged record, or a clock set back, must not hold a recovery for ever.
+    let wait = Duration::from_millis(fence_ms.saturating_sub(now_ms())).min(PUBLISH_WINDOW + FENCE_GRACE);
+    tokio::time::sleep(wait).await;
+    !wait.is_zero()
+}
 
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)

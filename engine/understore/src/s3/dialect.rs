@@ -6,7 +6,7 @@
 use super::client::Failure;
 use crate::{
     Condition,
-    object::{Rules, text_of},
+    object::{Fence, Markers, Rules, text_of},
     store::Compares,
 };
 
@@ -96,6 +96,9 @@ pub(super) static S3: Dialect = Dialect {
         create: Compares::Atomically,
         replace: Compares::Atomically,
         complete: Compares::JustBefore,
+        fence: Fence::Abort,
+        markers: Markers::Within,
+        drops_parts: false,
     },
 };
 

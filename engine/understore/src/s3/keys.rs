@@ -51,7 +51,7 @@ impl KeySource for Arc<Keys> {
 }
 
 /// What `object_store` gives: it refreshes what expires, and here it is made anew when what it has is refused before that.
-pub(super) struct Provided<C> {
+pub(crate) struct Provided<C> {
     provider: RwLock<Provider<C>>,
     make: Make<C>,
     renewed: Mutex<Option<Instant>>,
@@ -62,19 +62,19 @@ type Make<C> = Box<dyn Fn() -> object_store::Result<Provider<C>> + Send + Sync>;
 
 impl<C> Provided<C> {
     /// What gives credentials now, and how it is made anew.
-    pub(super) fn new(
+    pub(crate) fn new(
         provider: Provider<C>,
         make: impl Fn() -> object_store::Result<Provider<C>> + Send + Sync + 'static,
     ) -> Self {
         Self { provider: RwLock::new(provider), make: Box::new(make), renewed: Mutex::default() }
     }
 
-    async fn credential(&self) -> Result<Arc<C>, String> {
+    pub(crate) async fn credential(&self) -> Result<Arc<C>, String> {
         let provider = Arc::clone(&self.provider.read());
         provider.get_credential().await.map_err(|error| chain(&error))
     }
 
-    fn renew(&self) -> bool {
+    pub(crate) fn renew(&self) -> bool {
         let mut renewed = self.renewed.lock();
         if renewed.is_some_and(|at| at.elapsed() < RENEWAL_PAUSE) {
             return true;

@@ -50,7 +50,7 @@ use http::{HeaderMap, Method};
 
 #[cfg(feature = "testing")]
 pub(crate) use self::aws::connect as connect_aws;
-pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs};
+pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs, keys::Provided};
 use self::{
     client::{Client, Failure, Request},
     dialect::Version,

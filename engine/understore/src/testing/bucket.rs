@@ -1,7 +1,8 @@
 //! An object store in memory, below the adapter that all object stores share: what that adapter does with keys, markers,
 //! uploads and conditions is tested without a server, and with any fault that a server or a network can have.
 //!
-//! It lists in key order, as Amazon S3 does, and believes every condition. Each write gives its key a new version.
+//! It lists in key order and believes every condition. Each write gives its key a new version. [`Habits`] say what else it
+//! does as the one or the other real store does.
 
 use std::{
     collections::BTreeMap,
@@ -17,8 +18,8 @@ use parking_lot::Mutex;
 use crate::{
     Call, Compares, Condition, Error, FileId, Part, Result, Traffic, UnderStore,
     object::{
-        Ask, Begin, Content, Head, Key, Keys, Object, Objects, Protocol, Rules, Upload, Uploads, UploadsFrom,
-        store_error, text_of,
+        Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Objects, Protocol, Rules, Upload, Uploads,
+        UploadsFrom, store_error, text_of,
     },
 };
 
@@ -32,6 +33,9 @@ const RULES: Rules = Rules {
     create: Compares::Atomically,
     replace: Compares::Atomically,
     complete: Compares::Atomically,
+    fence: Fence::Abort,
+    markers: Markers::Within,
+    drops_parts: false,
 };
 /// Bytes of one chunk of content.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -88,6 +92,17 @@ pub enum RequestFault {
     ConditionIgnored,
 }
 
+/// Whose ways a bucket has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Habits {
+    /// Of Amazon S3: uploads have ids and can be aborted; a directory's marker is an object under its prefix.
+    #[default]
+    Amazon,
+    /// Of Azure: parts belong to the key, nobody can remove them, and whoever writes there ends the uploads of all others; a
+    /// directory's marker is an object beside its prefix.
+    Azure,
+}
+
 type Hook = dyn Fn(Request, &str) -> RequestFault + Send + Sync;
 
 #[derive(Debug, Clone)]
@@ -95,12 +110,15 @@ struct Stored {
     content: Bytes,
     version: u64,
     file_id: Option<FileId>,
+    /// Whether it stands for a directory whose key is this with a slash.
+    is_marker: bool,
 }
 
 #[derive(Debug)]
 struct Begun {
     key: String,
-    file_id: FileId,
+    /// None after a part came that no upload was begun for.
+    file_id: Option<FileId>,
     parts: BTreeMap<u32, Bytes>,
 }
 
@@ -116,6 +134,7 @@ struct State {
 pub struct Bucket {
     state: Arc<Mutex<State>>,
     traffic: Traffic,
+    habits: Habits,
     hook: Arc<Hook>,
 }
 
@@ -128,7 +147,13 @@ impl Default for Bucket {
 impl Bucket {
     /// An empty bucket whose requests meet what the hook says; it is asked with the request and its key or prefix.
     pub fn with_faults(hook: impl Fn(Request, &str) -> RequestFault + Send + Sync + 'static) -> Self {
-        Self { state: Arc::default(), traffic: Traffic::default(), hook: Arc::new(hook) }
+        Self { state: Arc::default(), traffic: Traffic::default(), habits: Habits::default(), hook: Arc::new(hook) }
+    }
+
+    /// The same bucket with other habits; it holds nothing yet.
+    #[must_use]
+    pub fn with_habits(self, habits: Habits) -> Self {
+        Self { habits, ..self }
     }
 
     /// The under-store at a prefix of the bucket, which has no slash at either end.
@@ -142,7 +167,7 @@ impl Bucket {
     pub fn put_object(&self, key: &str, content: impl Into<Bytes>) {
         let mut state = self.state.lock();
         state.serial += 1;
-        let stored = Stored { content: content.into(), version: state.serial, file_id: None };
+        let stored = Stored { content: content.into(), version: state.serial, file_id: None, is_marker: false };
         state.objects.insert(key.to_owned(), stored);
     }
 
@@ -159,6 +184,21 @@ impl Bucket {
     /// Uploads that were begun and not ended.
     pub fn uploads_under_way(&self) -> usize {
         self.state.lock().uploads.len()
+    }
+
+    /// Where the object is that a key names: for the marker of a directory it may be beside it.
+    fn place_of<'a>(&self, key: &'a str) -> &'a str {
+        match (self.habits, key.strip_suffix('/')) {
+            (Habits::Azure, Some(place)) => place,
+            _ => key,
+        }
+    }
+
+    /// What a write of a key does to the parts that others have sent for it.
+    fn forget_parts(&self, state: &mut State, key: &str) {
+        if self.habits == Habits::Azure {
+            state.uploads.retain(|_, begun| begun.key != key);
+        }
     }
 
     /// What a request meets, if that is not its end already.
@@ -209,7 +249,7 @@ impl State {
 
     fn put(&mut self, key: &str, content: Bytes, file_id: Option<FileId>) -> String {
         self.serial += 1;
-        let stored = Stored { content, version: self.serial, file_id };
+        let stored = Stored { content, version: self.serial, file_id, is_marker: false };
         let version = spelled(stored.version);
         self.objects.insert(key.to_owned(), stored);
         version
@@ -227,7 +267,10 @@ impl Protocol for Bucket {
     }
 
     fn rules(&self) -> Rules {
-        RULES
+        match self.habits {
+            Habits::Amazon => RULES,
+            Habits::Azure => Rules { fence: Fence::Time, markers: Markers::Beside, drops_parts: true, ..RULES },
+        }
     }
 
     async fn check(&self, prefix: &str) -> Result<()> {
@@ -238,6 +281,9 @@ impl Protocol for Bucket {
         let fault = self.meet(Request::Head, key)?;
         let state = self.state.lock();
         let stored = state.objects.get(key).ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
+        if stored.is_marker {
+            return Err(Error::IsADirectory { path: key.to_owned() });
+        }
         answer(fault, key, Head { object: stored.object(), file_id: stored.file_id })
     }
 
@@ -295,10 +341,11 @@ impl Protocol for Bucket {
             let prefix = rest.split_once('/').filter(|_| ask.delimited);
             let (name, object) = match prefix {
                 Some((first, _)) => (format!("{}{first}/", ask.prefix), None),
+                None if stored.is_marker => (format!("{key}/"), Some(stored.object())),
                 None => (key.clone(), Some(stored.object())),
             };
             folded = object.is_none().then(|| name.clone());
-            last = Some(name.clone());
+            last = Some(if stored.is_marker { key.clone() } else { name.clone() });
             keys.push(Key { name: Ok(name), object });
         }
         answer(fault, ask.prefix, Keys { keys, next })
@@ -308,18 +355,25 @@ impl Protocol for Bucket {
         let fault = self.meet(Request::Put, key)?;
         let mut state = self.state.lock();
         state.compare(key, condition)?;
+        self.forget_parts(&mut state, key);
         answer(fault, key, state.put(key, whole(&content), Some(file_id)))
     }
 
     async fn put_marker(&self, key: &str) -> Result<()> {
         let fault = self.meet(Request::PutMarker, key)?;
-        self.state.lock().put(key, Bytes::new(), None);
+        let (mut state, at) = (self.state.lock(), self.place_of(key));
+        state.put(at, Bytes::new(), None);
+        state.objects.get_mut(at).expect("it was just put there").is_marker = at != key;
         answer(fault, key, ())
     }
 
     async fn delete(&self, key: &str, version: Option<&str>) -> Result<()> {
         let fault = self.meet(Request::Delete, key)?;
-        let mut state = self.state.lock();
+        let (mut state, place) = (self.state.lock(), self.place_of(key));
+        if place != key && !state.objects.get(place).is_some_and(|stored| stored.is_marker) {
+            return answer(fault, key, ());
+        }
+        let key = place;
         let found = state.objects.get(key).map(|stored| spelled(stored.version));
         if found.is_some() && version.is_some() && version != found.as_deref() {
             return Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() });
@@ -347,15 +401,19 @@ impl Protocol for Bucket {
         let mut state = self.state.lock();
         state.serial += 1;
         let id = state.serial;
-        state.uploads.insert(id, Begun { key: key.to_owned(), file_id, parts: BTreeMap::new() });
+        state.uploads.insert(id, Begun { key: key.to_owned(), file_id: Some(file_id), parts: BTreeMap::new() });
         answer(fault, key, id.to_string())
     }
 
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
         let fault = self.meet(Request::PutPart, key)?;
         let mut state = self.state.lock();
-        let upload = upload_id.parse().ok().and_then(|id: u64| state.uploads.get_mut(&id));
-        let upload = upload.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
+        let id: u64 = upload_id.parse().map_err(|error| store_error(key, error))?;
+        if self.habits == Habits::Azure {
+            let begun = || Begun { key: key.to_owned(), file_id: None, parts: BTreeMap::new() };
+            state.uploads.entry(id).or_insert_with(begun);
+        }
+        let upload = state.uploads.get_mut(&id).ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
         let content = whole(&content);
         let part = Part { number, len: content.len() as u64, tag: number.to_string() };
         upload.parts.insert(number, content);
@@ -378,17 +436,26 @@ impl Protocol for Bucket {
             file_id: file_id.to_string(),
             reason: "the upload was aborted or completed".into(),
         };
-        let upload = id.and_then(|id| state.uploads.get(&id)).ok_or_else(lost)?;
-        assert_eq!((upload.key.as_str(), upload.file_id), (key, file_id), "an upload is of one file");
         state.compare(key, condition)?;
+        let upload = id.and_then(|id| state.uploads.get(&id));
+        let Some(upload) = upload.filter(|upload| parts.iter().all(|part| upload.parts.contains_key(&part.number)))
+        else {
+            let others = state.objects.get(key).is_some_and(|stored| stored.file_id != Some(file_id));
+            let reason = "another write has ended this one".to_owned();
+            let is_conflict = others && self.habits == Habits::Azure;
+            return Err(if is_conflict { Error::Conflict { path: key.to_owned(), reason } } else { lost() });
+        };
+        let whose = upload.file_id.unwrap_or(file_id);
+        assert_eq!((upload.key.as_str(), whose), (key, file_id), "an upload is of one file");
         let upload = id.and_then(|id| state.uploads.remove(&id)).ok_or_else(lost)?;
         let content: Vec<Bytes> = parts.iter().map(|part| upload.parts[&part.number].clone()).collect();
+        self.forget_parts(&mut state, key);
         answer(fault, key, state.put(key, whole(&content), Some(file_id)))
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
         let fault = self.meet(Request::AbortUpload, key)?;
-        if let Ok(id) = upload_id.parse() {
+        if let (Ok(id), Habits::Amazon) = (upload_id.parse(), self.habits) {
             self.state.lock().uploads.remove(&id);
         }
         answer(fault, key, ())
@@ -396,6 +463,9 @@ impl Protocol for Bucket {
 
     async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
         let fault = self.meet(Request::Uploads, prefix)?;
+        if self.habits == Habits::Azure {
+            return answer(fault, prefix, Uploads::default());
+        }
         let after: u64 = from.and_then(|from| from.id.parse().ok()).unwrap_or(0);
         let state = self.state.lock();
         let mut found = state.uploads.range(after + 1..).filter(|(_, begun)| begun.key.starts_with(prefix));

@@ -7,7 +7,7 @@ mod fault;
 mod fuse;
 pub mod servers;
 
-pub use bucket::{Bucket, Request, RequestFault};
+pub use bucket::{Bucket, Habits, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;

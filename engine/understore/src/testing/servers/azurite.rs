@@ -17,6 +17,7 @@ use super::{
     install::{Installed, install},
     ports::Ports,
 };
+use crate::MountSpec;
 
 const ACCOUNT: &str = "citius";
 const CONTAINER: &str = "citius-test";
@@ -70,6 +71,15 @@ impl Azurite {
     /// The container that was made.
     pub fn container(&self) -> &'static str {
         CONTAINER
+    }
+
+    /// A mount of the container, or of a prefix in it.
+    pub fn mount(&self, prefix: &str) -> MountSpec {
+        MountSpec::new(format!("az://{CONTAINER}/{prefix}"))
+            .option("azure_storage_account_name", ACCOUNT)
+            .option("azure_storage_account_key", &self.key)
+            .option("azure_storage_endpoint", self.endpoint())
+            .option("azure_allow_http", "true")
     }
 
     /// Its version.
