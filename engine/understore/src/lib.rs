@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/    memory.rs          read_only.rs wraps any of them
 //!                            ▲
-//!                        s3/, azure/
+//!                    s3/, azure/, swift/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -19,6 +19,7 @@
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
 //! | `azure/` | `abfs://`, `wasb://`, `az://`: its requests |
+//! | `swift/` | `swift://`: its logins and requests |
 //! | `web/` | requests over HTTP, signed and governed |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
@@ -42,6 +43,7 @@ mod s3;
 mod secret;
 mod staged;
 mod store;
+mod swift;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traffic;

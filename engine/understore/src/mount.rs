@@ -6,6 +6,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result, Secret, UnderStore, azure, local::LocalStore, read_only::ReadOnly, redact, s3, secret::is_shown,
+    swift,
 };
 
 /// What is to be mounted.
@@ -73,6 +74,7 @@ const REGISTRY: &[System] = &[
         schemes: &["abfs", "abfss", "wasb", "wasbs", "az", "azure"],
         open: |spec| Ok(Arc::new(azure::open(&spec.uri, &spec.options)?)),
     },
+    System { schemes: &["swift"], open: |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)) },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

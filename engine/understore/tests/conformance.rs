@@ -92,3 +92,35 @@ async fn azure_of_azurite() {
     });
     futures::future::join_all(runs).await;
 }
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn swift_of_a_ceph_gateway() {
+    use citius_understore::testing::servers::{CephGateway, CephStore};
+
+    let server = CephGateway::start(CephStore::Memory).await.unwrap();
+    println!("ceph {}", server.version());
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.swift_mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold(store, &["one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    }
+    server.stop().unwrap();
+}
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn swift() {
+    use citius_understore::testing::servers::Swift;
+
+    // Beside each other, for what time alone fences is waited out.
+    let runs = ["", "deep/pre fix%"].map(async |prefix| {
+        let server = Swift::start().await.unwrap();
+        println!("swift {}", server.version());
+        let store = citius_understore::open(&server.mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold(store, &["one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+        server.stop().unwrap();
+    });
+    futures::future::join_all(runs).await;
+}
