@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
 //!                            ▲          ▲
-//!                     s3/, azure/    hdfs/ webdav/ sftp/
+//!                 s3/, azure/, swift/  hdfs/ webdav/ sftp/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -19,6 +19,7 @@
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
 //! | `azure/` | `abfs://`, `wasb://`, `az://`: its requests |
+//! | `swift/` | `swift://`: its logins and requests |
 //! | `web/` | requests over HTTP, signed and governed |
 //! | `tree/` | what all file systems on a network have in common, over the calls of each |
 //! | `hdfs/` | `hdfs://`: its calls |
@@ -49,6 +50,7 @@ mod secret;
 mod sftp;
 mod staged;
 mod store;
+mod swift;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traffic;

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result, Secret, UnderStore, azure, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3,
-    secret::is_shown, sftp, webdav,
+    secret::is_shown, sftp, swift, webdav,
 };
 
 /// What is to be mounted.
@@ -81,6 +81,7 @@ const REGISTRY: &[System] = &[
         open: |spec| Ok(Arc::new(webdav::open(spec)?)),
     },
     System { schemes: &["sftp"], open: |spec| Ok(Arc::new(sftp::open(spec)?)) },
+    System { schemes: &["swift"], open: |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)) },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

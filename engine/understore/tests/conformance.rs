@@ -206,3 +206,33 @@ async fn sftp() {
     assert!(hidden.is_empty(), "hidden files are left: {hidden:?}");
     server.stop().unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn swift_of_a_ceph_gateway() {
+    let server = CephGateway::start(CephStore::Memory).await.unwrap();
+    let name = format!("Ceph RGW {}", server.version());
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.swift_mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold("ceph-swift", &name, store, &["one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"])
+            .await;
+    }
+    server.stop().unwrap();
+}
+
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn swift() {
+    use citius_understore::testing::servers::Swift;
+
+    // Beside each other, for what time alone fences is waited out.
+    let runs = ["", "deep/pre fix%"].map(async |prefix| {
+        let server = Swift::start().await.unwrap();
+        let name = format!("OpenStack Swift {}", server.version());
+        let store = citius_understore::open(&server.mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold("swift", &name, store, &["one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"]).await;
+        server.stop().unwrap();
+    });
+    futures::future::join_all(runs).await;
+}

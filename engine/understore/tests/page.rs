@@ -85,8 +85,18 @@ const ROWS: &[Row] = &[
         credentials: "keys, STS token, RRSA, RAM role of a machine",
         proof: Proof::StandIn(&["oss"]),
     },
-    Row { name: "OpenStack Swift", uris: "`swift://`", credentials: "-", proof: Proof::NotBuilt },
-    Row { name: "Ceph by Swift", uris: "`swift://`", credentials: "-", proof: Proof::NotBuilt },
+    Row {
+        name: "OpenStack Swift",
+        uris: "`swift://container/path`, `swift://container.provider/path`",
+        credentials: "user and key (v1), Keystone v3, application credential, `OS_*`, `clouds.yaml`",
+        proof: Proof::Runs(&["swift"]),
+    },
+    Row {
+        name: "Ceph by Swift",
+        uris: "`swift://container/path`",
+        credentials: "user and key (v1)",
+        proof: Proof::Runs(&["ceph-swift"]),
+    },
     Row { name: "CephFS", uris: "the path where it is mounted", credentials: "-", proof: Proof::Runs(&["cephfs"]) },
     Row { name: "GlusterFS", uris: "the path where it is mounted", credentials: "-", proof: Proof::Runs(&["gluster"]) },
     Row {

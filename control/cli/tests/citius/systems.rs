@@ -249,6 +249,12 @@ fn a_day_on_webdav() {
     system.live("webdav", &format!("SeaweedFS {}", server.version()), true);
 }
 
+#[test]
+fn a_day_on_swift_of_ceph() {
+    let (server, system) = System::start(CephGateway::start(CephStore::Memory), |server| server.swift_mount("day"));
+    system.live("ceph-swift", &format!("Ceph RGW {}", server.version()), true);
+}
+
 /// A mounted folder whose file system lies on a network: its files are asked for each time, as those of any folder are.
 #[test]
 fn a_day_on_gluster() {
@@ -261,7 +267,13 @@ fn a_day_on_gluster() {
 #[cfg(feature = "more-servers")]
 mod more {
     use super::*;
-    use citius_understore::testing::servers::{CephFs, Sftp, Webdav};
+    use citius_understore::testing::servers::{CephFs, Sftp, Swift, Webdav};
+
+    #[test]
+    fn a_day_on_swift() {
+        let (server, system) = System::start(Swift::start(), |server| server.mount("day"));
+        system.live("swift", &format!("OpenStack Swift {}", server.version()), true);
+    }
 
     #[test]
     fn a_day_on_cephfs() {

@@ -67,6 +67,8 @@ pub(super) struct StagedObject {
     in_flight: FuturesUnordered<JoinHandle<Result<Part>>>,
     shared: bool,
     sealed: Option<StagedRecord>,
+    /// Whether somebody wanted it published.
+    tried: bool,
 }
 
 impl StagedObject {
@@ -89,6 +91,7 @@ impl StagedObject {
             in_flight: FuturesUnordered::new(),
             shared: false,
             sealed: None,
+            tried: false,
         })
     }
 
@@ -208,6 +211,7 @@ impl Staged for StagedObject {
             Some(record) => record.clone(),
             None => self.seal().await?,
         };
+        self.tried = true;
         match &record.body {
             StagedBody::Small { publish_by_ms } => {
                 self.inner.put_small(&record, &self.key, self.held.clone(), condition, *publish_by_ms).await
@@ -220,9 +224,13 @@ impl Staged for StagedObject {
         for task in &self.in_flight {
             task.abort();
         }
-        match self.upload_id.take() {
-            Some(upload_id) => self.inner.protocol.abort_upload(&self.key, &upload_id).await,
-            None => Ok(()),
+        let Some(upload_id) = self.upload_id.take() else { return Ok(()) };
+        match &self.sealed {
+            // Its parts may be what will be published after all.
+            Some(record) if self.tried && self.inner.protocol.rules().fence == Fence::Time => {
+                self.inner.settle(record).await.map(drop)
+            }
+            _ => self.inner.protocol.abort_upload(&self.key, &upload_id).await,
         }
     }
 }

@@ -13,6 +13,7 @@ use super::{
     s3_bucket::S3Bucket,
     server::{Processes, Server},
 };
+use crate::MountSpec;
 
 const SWIFT_USER: &str = "citius:swift";
 
@@ -140,6 +141,16 @@ impl CephGateway {
     /// Its bucket, as Swift clients call it.
     pub fn container(&self) -> &'static str {
         self.bucket.name()
+    }
+
+    /// A mount of the container, or of a prefix in it, by Swift's protocol.
+    pub fn swift_mount(&self, prefix: &str) -> MountSpec {
+        let (user, key) = self.swift_keys();
+        MountSpec::new(format!("swift://{}/{prefix}", self.container()))
+            .option("swift_auth_url", self.swift_auth_url())
+            .option("swift_user", user)
+            .option("swift_key", key)
+            .option("swift_allow_http", "true")
     }
 
     /// Its version.

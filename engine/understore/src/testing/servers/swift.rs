@@ -14,6 +14,7 @@ use super::{
     ports::Ports,
     server::{Processes, Server},
 };
+use crate::MountSpec;
 
 const USER: &str = "citius:swift";
 const CONTAINER: &str = "citius-test";
@@ -60,6 +61,16 @@ impl Swift {
     /// The container that was made.
     pub fn container(&self) -> &'static str {
         CONTAINER
+    }
+
+    /// A mount of the container, or of a prefix in it.
+    pub fn mount(&self, prefix: &str) -> MountSpec {
+        let (user, key) = self.keys();
+        MountSpec::new(format!("swift://{}/{prefix}", self.container()))
+            .option("swift_auth_url", self.auth_url())
+            .option("swift_user", user)
+            .option("swift_key", key)
+            .option("swift_allow_http", "true")
     }
 
     /// Its version.
