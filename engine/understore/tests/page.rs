@@ -89,8 +89,8 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "OpenStack Swift",
-        uris: "`swift://container/path`, `swift://container.provider/path`",
-        credentials: "user and key (v1), Keystone v3, application credential, `OS_*`, `clouds.yaml`",
+        uris: "`swift://container/path`",
+        credentials: "user and key (v1), Keystone v3, application credential, `OS_*`",
         proof: Proof::Runs(&["swift"]),
     },
     Row {
