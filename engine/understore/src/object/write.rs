@@ -67,8 +67,8 @@ pub(super) struct StagedObject {
     in_flight: FuturesUnordered<JoinHandle<Result<Part>>>,
     shared: bool,
     sealed: Option<StagedRecord>,
-    /// Whether somebody wanted it published.
-    tried: bool,
+    /// Whether it may be published, now or a little later.
+    may_be_published: bool,
 }
 
 impl StagedObject {
@@ -91,7 +91,7 @@ impl StagedObject {
             in_flight: FuturesUnordered::new(),
             shared: false,
             sealed: None,
-            tried: false,
+            may_be_published: false,
         })
     }
 
@@ -211,13 +211,18 @@ impl Staged for StagedObject {
             Some(record) => record.clone(),
             None => self.seal().await?,
         };
-        self.tried = true;
-        match &record.body {
+        self.may_be_published = true;
+        let published = match &record.body {
             StagedBody::Small { publish_by_ms } => {
                 self.inner.put_small(&record, &self.key, self.held.clone(), condition, *publish_by_ms).await
             }
             _ => self.inner.publish_upload(&record, condition).await,
+        };
+        // These say that it did not happen; all other errors leave that open.
+        if let Err(Error::AlreadyExists { .. } | Error::Conflict { .. } | Error::Expired { .. }) = published {
+            self.may_be_published = false;
         }
+        published
     }
 
     async fn abandon(&mut self) -> Result<()> {
@@ -227,7 +232,7 @@ impl Staged for StagedObject {
         let Some(upload_id) = self.upload_id.take() else { return Ok(()) };
         match &self.sealed {
             // Its parts may be what will be published after all.
-            Some(record) if self.tried && self.inner.protocol.rules().fence == Fence::Time => {
+            Some(record) if self.may_be_published && self.inner.protocol.rules().fence == Fence::Time => {
                 self.inner.settle(record).await.map(drop)
             }
             _ => self.inner.protocol.abort_upload(&self.key, &upload_id).await,
