@@ -398,6 +398,11 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether a publication that ended like this did not happen, and never will.
+    pub fn refuses_publication(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. } | Self::Conflict { .. })
+    }
+
     /// What a caller can do about it.
     pub fn class(&self) -> ErrorClass {
         match self {

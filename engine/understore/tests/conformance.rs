@@ -8,7 +8,7 @@ use citius_understore::{
     LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
         Ran, Report, conformance,
-        servers::{CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
+        servers::{Azurite, CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
     },
 };
 
@@ -112,12 +112,8 @@ async fn hdfs() {
     server.stop().unwrap();
 }
 
-// It waits for minutes of real time.
-#[cfg(feature = "more-servers")]
 #[tokio::test(flavor = "multi_thread")]
 async fn azure_of_azurite() {
-    use citius_understore::testing::servers::Azurite;
-
     // Beside each other, for what time alone fences is waited out.
     let runs = ["", "deep/pre fix%"].map(async |prefix| {
         let server = Azurite::start().await.unwrap();

@@ -12,17 +12,20 @@
 //! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
 //! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
 //! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
+//! | `endless.rs` | [`EndlessBucket`] | S3, of objects that lie nowhere |
 //! | `cephfs.rs` | [`CephFs`] | a mounted folder |
 //! | `sftp.rs` | [`Sftp`] | SFTP |
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
 //! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
-//! `http.rs` asks them, `s3_bucket.rs` is what those that speak S3 have in common.
+//! `http.rs` asks them, `answering.rs` answers for those that are our own, `s3_bucket.rs` is what those that speak S3 have in common.
 
+mod answering;
 mod azurite;
 mod ceph;
 mod cephfs;
+mod endless;
 mod fresh;
 mod gluster;
 mod guard;
@@ -42,6 +45,7 @@ pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use cephfs::CephFs;
+pub use endless::EndlessBucket;
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
 pub use ports::Ports;
