@@ -16,6 +16,7 @@
 //! | `store.rs` | [`UnderStore`]: the contract that all systems keep |
 //! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
 //! | `local/` | `file:`, our own, beneath one folder |
+//! | `mounted.rs` | `nfs://`, `glusterfs://`, `cephfs://`: the folder where this machine has them |
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
 //! | `azure/` | `abfs://`, `wasb://`, `az://`: its requests |
@@ -41,6 +42,7 @@ mod local;
 #[cfg(feature = "testing")]
 mod memory;
 mod mount;
+mod mounted;
 mod name_order;
 mod object;
 mod path;

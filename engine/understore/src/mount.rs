@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
-    Error, Result, Secret, UnderStore, azure, hdfs, local::LocalStore, read_only::ReadOnly, redact, s3,
+    Error, Result, Secret, UnderStore, azure, hdfs, local::LocalStore, mounted, read_only::ReadOnly, redact, s3,
     secret::is_shown, sftp, swift, webdav,
 };
 
@@ -80,8 +80,11 @@ const REGISTRY: &[System] = &[
         schemes: &["http", "https", "webdav", "webdavs", "dav", "davs"],
         open: |spec| Ok(Arc::new(webdav::open(spec)?)),
     },
+    System { schemes: &["nfs", "glusterfs", "cephfs"], open: mounted::open },
     System { schemes: &["sftp"], open: |spec| Ok(Arc::new(sftp::open(spec)?)) },
     System { schemes: &["swift"], open: |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)) },
+    #[cfg(feature = "testing")]
+    System { schemes: &["example"], open: |spec| Ok(Arc::new(crate::testing::example::open(spec)?)) },
     #[cfg(feature = "testing")]
     System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
 ];

@@ -39,6 +39,13 @@ async fn memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn example() {
+    let store = citius_understore::open(&MountSpec::new("example://conformance")).unwrap();
+    hold("example", "this process", store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"])
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn folder() {
     let folder = tempfile::tempdir().unwrap();
     let store = LocalStore::new(folder.path().to_owned()).unwrap();

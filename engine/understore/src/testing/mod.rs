@@ -3,6 +3,7 @@
 
 mod bucket;
 mod conformance;
+pub(crate) mod example;
 mod fault;
 mod fuse;
 mod record;
