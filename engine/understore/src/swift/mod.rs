@@ -76,7 +76,7 @@ const RULES: Rules = Rules {
     small_bytes_max: 8 << 20,
     part_bytes: 8 << 20,
     part_bytes_max: 5 << 30,
-    copy_bytes_max: u64::MAX,
+    delete_keys_max: 1,
     create: Compares::JustBefore,
     replace: Compares::JustBefore,
     complete: Compares::JustBefore,

@@ -29,7 +29,7 @@ const RULES: Rules = Rules {
     small_bytes_max: 1 << 20,
     part_bytes: 1 << 20,
     part_bytes_max: 1 << 30,
-    copy_bytes_max: 5 << 30,
+    delete_keys_max: 3,
     create: Compares::Atomically,
     replace: Compares::Atomically,
     complete: Compares::Atomically,
