@@ -13,6 +13,7 @@
 //! | file | what |
 //! |---|---|
 //! | `mount.rs` | [`MountSpec`], [`open()`] and the registry of systems |
+//! | `alias.rs` | names that other programs have for our options |
 //! | `store.rs` | [`UnderStore`]: the contract that all systems keep |
 //! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
 //! | `local/` | `file:`, our own, beneath one folder |
@@ -33,9 +34,12 @@
 //! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
+mod alias;
 mod azure;
 mod bridge;
 mod diagnose;
+#[cfg(test)]
+mod document;
 mod error;
 mod hdfs;
 mod local;

@@ -5,8 +5,15 @@
 use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
-    Error, Result, Secret, UnderStore, azure, hdfs, local::LocalStore, mounted, read_only::ReadOnly, redact, s3,
-    secret::is_shown, sftp, swift, webdav,
+    Error, Result, Secret, UnderStore,
+    alias::Alias,
+    azure, hdfs,
+    local::LocalStore,
+    mounted,
+    read_only::ReadOnly,
+    redact, s3,
+    secret::{is_shown, shown_value},
+    sftp, swift, webdav,
 };
 
 /// What is to be mounted.
@@ -42,7 +49,7 @@ impl MountSpec {
         self.options
             .iter()
             .map(|(name, value)| {
-                let shown = if is_shown(name) { redact(value.expose()) } else { value.to_string() };
+                let shown = if is_shown(name) { shown_value(value.expose()) } else { value.to_string() };
                 (name.clone(), shown)
             })
             .collect()
@@ -62,32 +69,55 @@ impl fmt::Debug for MountSpec {
 /// One kind of under-store.
 struct System {
     schemes: &'static [&'static str],
+    /// Other names for its options, and what gives an option its own name.
+    aliases: &'static [Alias],
+    translate: fn(&MountSpec) -> Result<MountSpec>,
     open: fn(&MountSpec) -> Result<Arc<dyn UnderStore>>,
+}
+
+impl System {
+    /// One that has but one name for each option.
+    const fn new(schemes: &'static [&'static str], open: fn(&MountSpec) -> Result<Arc<dyn UnderStore>>) -> Self {
+        Self { schemes, aliases: &[], translate: |spec| Ok(spec.clone()), open }
+    }
+
+    /// One whose options have other names, too.
+    const fn also(self, aliases: &'static [Alias], translate: fn(&MountSpec) -> Result<MountSpec>) -> Self {
+        Self { aliases, translate, ..self }
+    }
 }
 
 /// Everything that can be mounted.
 const REGISTRY: &[System] = &[
-    System { schemes: &["file"], open: open_local },
-    System { schemes: &["s3", "s3a"], open: |spec| Ok(Arc::new(s3::open_aws(&spec.uri, &spec.options)?)) },
-    System { schemes: &["gs", "gcs"], open: |spec| Ok(Arc::new(s3::open_gcs(&spec.uri, &spec.options)?)) },
-    System { schemes: &["oss"], open: |spec| Ok(Arc::new(s3::open_oss(&spec.uri, &spec.options)?)) },
-    System { schemes: &["hdfs"], open: |spec| Ok(Arc::new(hdfs::open(spec)?)) },
-    System {
-        schemes: &["abfs", "abfss", "wasb", "wasbs", "az", "azure"],
-        open: |spec| Ok(Arc::new(azure::open(&spec.uri, &spec.options)?)),
-    },
-    System {
-        schemes: &["http", "https", "webdav", "webdavs", "dav", "davs"],
-        open: |spec| Ok(Arc::new(webdav::open(spec)?)),
-    },
-    System { schemes: &["nfs", "glusterfs", "cephfs"], open: mounted::open },
-    System { schemes: &["sftp"], open: |spec| Ok(Arc::new(sftp::open(spec)?)) },
-    System { schemes: &["swift"], open: |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)) },
+    System::new(&["file"], open_local),
+    System::new(&["s3", "s3a"], |spec| Ok(Arc::new(s3::open_aws(&spec.uri, &spec.options)?)))
+        .also(s3::AWS_ALIASES, s3::translate_aws),
+    System::new(&["gs", "gcs"], |spec| Ok(Arc::new(s3::open_gcs(&spec.uri, &spec.options)?)))
+        .also(s3::GCS_ALIASES, s3::translate_gcs),
+    System::new(&["oss"], |spec| Ok(Arc::new(s3::open_oss(&spec.uri, &spec.options)?)))
+        .also(s3::OSS_ALIASES, s3::translate_oss),
+    System::new(&["hdfs"], |spec| Ok(Arc::new(hdfs::open(spec)?))),
+    System::new(&["abfs", "abfss", "wasb", "wasbs", "az", "azure"], |spec| {
+        Ok(Arc::new(azure::open(&spec.uri, &spec.options)?))
+    })
+    .also(azure::ALIASES, azure::translate),
+    System::new(&["http", "https", "webdav", "webdavs", "dav", "davs"], |spec| Ok(Arc::new(webdav::open(spec)?)))
+        .also(webdav::ALIASES, webdav::translate),
+    System::new(&["nfs", "glusterfs", "cephfs"], mounted::open),
+    System::new(&["sftp"], |spec| Ok(Arc::new(sftp::open(spec)?))),
+    System::new(&["swift"], |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)))
+        .also(swift::ALIASES, swift::translate),
     #[cfg(feature = "testing")]
-    System { schemes: &["example"], open: |spec| Ok(Arc::new(crate::testing::example::open(spec)?)) },
+    System::new(&["example"], |spec| Ok(Arc::new(crate::testing::example::open(spec)?))),
     #[cfg(feature = "testing")]
-    System { schemes: &["memory"], open: |spec| Ok(crate::memory::MemoryStore::named(&spec.uri)) },
+    System::new(&["memory"], |spec| Ok(crate::memory::MemoryStore::named(&spec.uri))),
 ];
+
+/// The options of our own that a name is an alias of, over all systems.
+pub(crate) fn aliased(name: &str) -> impl Iterator<Item = &'static str> {
+    let aliases = REGISTRY.iter().flat_map(|system| system.aliases);
+    aliases.filter(move |alias| alias.name.eq_ignore_ascii_case(name)).map(|alias| alias.own)
+}
 
 /// Opens a store. Nothing is asked of it yet: call [`UnderStore::check`] next, which finds within seconds whether it works.
 /// Must be called inside a tokio runtime where the store is a network one.
@@ -96,7 +126,7 @@ pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
     let system = REGISTRY.iter().find(|system| system.schemes.contains(&scheme)).ok_or_else(|| {
         Error::UnknownScheme { uri: spec.redacted_uri(), scheme: scheme.to_owned(), known: known_schemes() }
     })?;
-    let store = (system.open)(spec)?;
+    let store = (system.open)(&(system.translate)(spec)?)?;
     Ok(if spec.read_only { Arc::new(ReadOnly::new(store)) } else { store })
 }
 
@@ -208,6 +238,33 @@ mod tests {
             .option("aws_region", "shown");
         let text = format!("{spec:?} {}", open(&spec).unwrap_err());
         assert!(!text.contains("hidden") && text.contains("shown"), "{text}");
+    }
+
+    /// A value is no less secret by another name.
+    #[test]
+    fn aliases_show_and_hide_what_their_own_names_do() {
+        for system in REGISTRY {
+            for alias in system.aliases.iter().filter(|alias| !alias.own.is_empty()) {
+                assert!(is_shown(alias.own) || !is_shown(alias.name), "{} is shown", alias.name);
+            }
+        }
+        let secrets = [
+            "s3a.secretKey",
+            "fs.s3a.bucket.b.secret.key",
+            "fs.gcs.secretAccessKey",
+            "fs.oss.accessKeySecret",
+            "fs.swift.password",
+            "fs.azure.account.key.a.dfs.core.windows.net",
+            "fs.azure.sas.c.a.blob.core.windows.net",
+            "password",
+            "token",
+            "alluxio.underfs.web.password",
+        ];
+        let spec = secrets.iter().fold(MountSpec::new("s3://b"), |spec, name| spec.option(*name, "hidden"));
+        let spec =
+            spec.option("fs.s3a.endpoint", "key:hidden@h").option("alluxio.underfs.s3.endpoint", "http://shown:9000");
+        let text = format!("{spec:?} {:?} {}", spec.redacted_options(), open(&spec).unwrap_err());
+        assert!(!text.contains("hidden") && text.contains("http://shown:9000"), "{text}");
     }
 
     #[test]

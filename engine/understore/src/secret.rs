@@ -7,6 +7,8 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::mount::aliased;
+
 /// A string that is wiped on drop and never printed.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub struct Secret(Zeroizing<String>);
@@ -119,9 +121,19 @@ const SHOWN: &[&str] = &[
 /// Schemes in whose URIs a container's name comes before the `@`, and nothing secret.
 const CONTAINER_BEFORE_AT: &[&str] = &["abfs", "abfss", "wasb", "wasbs", "az", "azure"];
 
-/// Whether the value of this option may appear in a listing.
+/// Whether the value of this option may appear in a listing. An alias is shown if all that it may stand for is.
 pub(crate) fn is_shown(option: &str) -> bool {
-    SHOWN.contains(&option.to_ascii_lowercase().as_str())
+    let own = |name: &str| SHOWN.contains(&name.to_ascii_lowercase().as_str());
+    let mut meant = aliased(option).peekable();
+    own(option) || (meant.peek().is_some() && meant.all(own))
+}
+
+/// A value that may be shown, without the keys that a user may have put into it. Endpoints need not have a scheme.
+pub(crate) fn shown_value(value: &str) -> String {
+    match value.split_once('@') {
+        Some((keys, rest)) if !value.contains("://") && keys.contains(':') => format!("***@{rest}"),
+        _ => redact(value),
+    }
 }
 
 /// The URI without the user name, password, query and fragment that it may carry.

@@ -7,7 +7,7 @@ use std::{future::Future, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use citius_understore::{
-    Condition, Error, FileId, StorePath, open,
+    Condition, Error, FileId, MountSpec, StorePath, open,
     testing::servers::{
         Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, StandIn, call, get,
     },
@@ -65,6 +65,49 @@ async fn azurite() {
     waits_while_paused(&server, keeps_one_object(&build(&server, server.key()))).await;
     server.restart().await.unwrap();
     keeps_one_object(&build(&server, server.key())).await;
+    server.stop().unwrap();
+}
+
+/// Users of Alluxio and of Hadoop bring the names that they know, and see the same bucket.
+#[tokio::test(flavor = "multi_thread")]
+async fn seaweedfs_by_the_names_of_others() {
+    let server = SeaweedFs::start().await.unwrap();
+    let bucket = server.s3();
+    keeps_one_object(&s3(bucket, bucket.keys().1)).await;
+    let (key, secret) = bucket.keys();
+    let uri = format!("s3a://{}/folder", bucket.name());
+    let host = bucket.endpoint().replace("http://", "");
+    let per_bucket = format!("fs.s3a.bucket.{}.endpoint", bucket.name());
+    let alluxio = [
+        ("s3a.accessKeyId", key),
+        ("s3a.secretKey", secret),
+        ("alluxio.underfs.s3.endpoint", bucket.endpoint()),
+        ("alluxio.underfs.s3.region", "us-east-1"),
+        ("alluxio.underfs.s3.disable.dns.buckets", "true"),
+        ("alluxio.underfs.s3.secure.http.enabled", "false"),
+        ("alluxio.underfs.s3.inherit.acl", "false"),
+    ];
+    let hadoop = [
+        ("fs.s3a.access.key", key),
+        ("fs.s3a.secret.key", secret),
+        ("fs.s3a.endpoint", "s3.amazonaws.com"),
+        (per_bucket.as_str(), host.as_str()),
+        ("fs.s3a.path.style.access", "true"),
+        ("fs.s3a.connection.ssl.enabled", "false"),
+    ];
+    for options in [&alluxio[..], &hadoop[..]] {
+        let spec = options.iter().fold(MountSpec::new(&uri), |spec, (name, value)| spec.option(*name, *value));
+        let store = open(&spec).unwrap();
+        store.check().await.unwrap();
+        let object = StorePath::parse("object").unwrap();
+        let stat = store.stat(&object).await.unwrap();
+        let mut bytes = Vec::new();
+        let mut landing = |_: u64, piece: &[u8]| bytes.extend_from_slice(piece);
+        store.read(&object, &stat.token, 0..stat.len, &mut landing).await.unwrap();
+        assert_eq!(bytes, CONTENT);
+        let shown = format!("{spec:?} {store:?} {:?}", spec.redacted_options());
+        assert!(!shown.contains(secret) && !shown.contains(key), "{shown}");
+    }
     server.stop().unwrap();
 }
 

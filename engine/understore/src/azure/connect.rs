@@ -222,9 +222,9 @@ impl<'a> Proof<'a> {
 
 /// What a URI says.
 #[derive(Debug, PartialEq, Eq)]
-struct Place {
-    container: String,
-    account: Option<String>,
+pub(super) struct Place {
+    pub(super) container: String,
+    pub(super) account: Option<String>,
     /// What comes behind the account in the name of the service's host.
     host: Option<String>,
     /// Without a slash at either end.
@@ -232,7 +232,7 @@ struct Place {
 }
 
 impl Place {
-    fn parse(uri: &str, shown: &str) -> Result<Self> {
+    pub(super) fn parse(uri: &str, shown: &str) -> Result<Self> {
         let refuse = |reason: &str| Error::InvalidUri { uri: shown.to_owned(), reason: reason.to_owned() };
         let rest = uri.split_once("://").map_or("", |(_, rest)| rest);
         if rest.split_once('?').is_some_and(|(_, query)| query.contains("sig=")) {
@@ -533,5 +533,12 @@ mod tests {
         assert_eq!(proof(&principal, false), "tokens");
         assert_eq!(proof(&[(Key::AccessKey, "k"), (Key::CredentialType, "managed_identity")], false), "tokens");
         assert_eq!(proof(&[(Key::AccessKey, "k"), (Key::SkipSignature, "true")], false), "none");
+    }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        let aliases = crate::azure::ALIASES.iter().map(|alias| alias.name);
+        let others = ["azure_credential_type", "azure_storage_authority_host", "fs.azure.sas.CONTAINER.ACCOUNT.…"];
+        crate::document::lists("Azure Blob Storage", USUAL.iter().copied().chain(aliases).chain(others));
     }
 }

@@ -32,6 +32,7 @@
 //!
 //! - `connect.rs` reads URI and options; `sign.rs` signs; `client.rs` makes requests; `xml.rs` reads and writes documents.
 
+mod alias;
 mod client;
 mod connect;
 mod sign;
@@ -50,7 +51,10 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
-pub(crate) use self::connect::open;
+pub(crate) use self::{
+    alias::{ALIASES, translate},
+    connect::open,
+};
 use self::{
     client::{Client, Failure, Request},
     xml::{FOLDER_METADATA, ListAnswer, block_list, is_folder},

@@ -244,4 +244,10 @@ mod tests {
         let set = options(&[("dfs.replication", "2"), (BLOCK_SIZE, "1048576"), ("dfs.blocksize", "5")]);
         assert_eq!((set.replication, set.block_size), (Some(2), Some(1 << 20)));
     }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        let hadoop = ["dfs.replication", "dfs.blocksize", "dfs.…", "hadoop.…", "ipc.…", "fs.…"];
+        crate::document::lists("HDFS", OPTIONS.iter().chain(&hadoop));
+    }
 }

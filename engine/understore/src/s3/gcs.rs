@@ -25,7 +25,8 @@ use super::{
     v4::{GOOG4, Keys},
 };
 use crate::{
-    Advice, Error, Result, Secret, TrafficSettings,
+    Advice, Error, MountSpec, Result, Secret, TrafficSettings,
+    alias::{Alias, Given},
     object::Objects,
     redact,
     web::{Signer, Web, chain},
@@ -50,6 +51,17 @@ const HMAC_ID: &str = "google_hmac_access_id";
 const HMAC_SECRET: &str = "google_hmac_secret";
 const USER_PROJECT: &str = "google_user_project";
 
+/// Alluxio's names, and those of Google's connector for Hadoop.
+pub(crate) const ALIASES: &[Alias] = &[
+    Alias::same("fs.gcs.accessKeyId", HMAC_ID),
+    Alias::same("fs.gcs.secretAccessKey", HMAC_SECRET),
+    Alias::same("fs.gcs.credential.path", "google_application_credentials"),
+    Alias::same("google.cloud.auth.service.account.json.keyfile", "google_service_account"),
+    Alias::only("google.cloud.auth.service.account.enable", "true"),
+    Alias::same("fs.gs.auth.service.account.json.keyfile", "google_service_account"),
+    Alias::only("fs.gs.auth.service.account.enable", "true"),
+];
+
 /// The service.
 const BASE_URL: &str = "https://storage.googleapis.com";
 /// The region of signatures, whatever the bucket's.
@@ -66,6 +78,15 @@ static ADVICE: Advice = Advice {
 };
 
 type Settings = HashMap<Key, Secret>;
+
+/// Gives everything the names of our own.
+pub(crate) fn translate(spec: &MountSpec) -> Result<MountSpec> {
+    let same = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.parse::<Key>().map_or(name, |key| key.as_ref().to_owned())
+    };
+    Ok(Given::of(spec, same)?.translated(ALIASES)?.into_spec(spec))
+}
 
 /// Reads `gs://bucket[/prefix]` and its options.
 pub(crate) fn open(uri: &str, options: &BTreeMap<String, Secret>) -> Result<Objects> {
@@ -221,9 +242,7 @@ mod tests {
 
     #[test]
     fn the_document_lists_every_option() {
-        let document = include_str!("../../../../docs/mount-options.md");
-        for name in USUAL {
-            assert!(document.contains(&format!("`{name}`")), "docs/mount-options.md lacks {name}");
-        }
+        let aliases = ALIASES.iter().map(|alias| alias.name);
+        crate::document::lists("Google Cloud Storage", USUAL.iter().copied().chain(aliases));
     }
 }

@@ -27,10 +27,12 @@
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
 //! - `copy.rs` copies, large objects in parts.
-//! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all; `keys.rs` is where keys come
+//! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all (`alias.rs`: other names for
+//!   the options of the first); `keys.rs` is where keys come
 //!   from (`profile.rs`: Amazon's files, `ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
 //!   and writes documents.
 
+mod alias;
 mod aws;
 mod client;
 mod connect;
@@ -58,7 +60,13 @@ use md5::{Digest, Md5};
 
 #[cfg(feature = "testing")]
 pub(crate) use self::aws::connect as connect_aws;
-pub(crate) use self::{aws::open as open_aws, gcs::open as open_gcs, keys::Provided, oss::open as open_oss};
+pub(crate) use self::{
+    alias::{ALIASES as AWS_ALIASES, translate as translate_aws},
+    aws::open as open_aws,
+    gcs::{ALIASES as GCS_ALIASES, open as open_gcs, translate as translate_gcs},
+    keys::Provided,
+    oss::{ALIASES as OSS_ALIASES, open as open_oss, translate as translate_oss},
+};
 use self::{
     client::{Client, Failure, Request},
     dialect::Version,

@@ -23,7 +23,8 @@ use super::{
     v4::{Keys, OSS4},
 };
 use crate::{
-    Advice, Result, Secret, TrafficSettings,
+    Advice, MountSpec, Result, Secret, TrafficSettings,
+    alias::{Alias, Given},
     object::Objects,
     redact,
     web::{Signer, Web, chain},
@@ -87,6 +88,14 @@ const SETTINGS: [Setting; 15] = [
     Setting { name: REQUEST_PAYER, variables: &[], group: Group::Other },
 ];
 
+/// Alluxio's and Hadoop's names.
+pub(crate) const ALIASES: &[Alias] = &[
+    Alias::same("fs.oss.accessKeyId", ID),
+    Alias::same("fs.oss.accessKeySecret", SECRET),
+    Alias::same("fs.oss.securityToken", TOKEN),
+    Alias::same("fs.oss.endpoint", ENDPOINT),
+];
+
 /// Where keys for a while are had.
 const STS: &str = "https://sts.aliyuncs.com";
 const METADATA: &str = "http://100.100.100.200";
@@ -101,6 +110,15 @@ static ADVICE: Advice = Advice {
 };
 
 type Settings = HashMap<&'static str, Secret>;
+
+/// Gives everything the names of our own.
+pub(crate) fn translate(spec: &MountSpec) -> Result<MountSpec> {
+    let same = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name.strip_prefix("oss_").map(str::to_owned).unwrap_or(name)
+    };
+    Ok(Given::of(spec, same)?.translated(ALIASES)?.into_spec(spec))
+}
 
 /// Reads `oss://bucket[/prefix]` and its options; `oss://bucket.oss-cn-hangzhou.aliyuncs.com[/prefix]` names the endpoint,
 /// too, since buckets have no dots in their names.
@@ -331,9 +349,7 @@ mod tests {
 
     #[test]
     fn the_document_lists_every_option() {
-        let document = include_str!("../../../../docs/mount-options.md");
-        for name in SETTINGS.map(|setting| setting.name) {
-            assert!(document.contains(&format!("`{name}`")), "docs/mount-options.md lacks {name}");
-        }
+        let aliases = ALIASES.iter().map(|alias| alias.name);
+        crate::document::lists("Alibaba OSS", SETTINGS.iter().map(|setting| setting.name).chain(aliases));
     }
 }

@@ -168,4 +168,9 @@ mod tests {
         std::fs::write(&file, "no key").unwrap();
         assert!(of(&[(KEY_FILE, &file.display().to_string())]).contains("ed25519"));
     }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        crate::document::lists("SFTP", OPTIONS);
+    }
 }

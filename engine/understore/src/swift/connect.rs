@@ -297,4 +297,10 @@ mod tests {
         assert!(matches!(settings.way().unwrap(), Way::V1 { .. }));
         assert!(settings.get("os_username").is_none() && settings.get("os_region_name") == Some("R"));
     }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        let aliases = crate::swift::ALIASES.iter().map(|alias| alias.name);
+        crate::document::lists("OpenStack Swift", OPTIONS.iter().map(|(name, _)| *name).chain(aliases));
+    }
 }

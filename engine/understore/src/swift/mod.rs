@@ -20,6 +20,7 @@
 //!
 //! - `connect.rs` reads URI and options; `login.rs` logs in; `client.rs` makes requests; `json.rs` reads and writes documents.
 
+mod alias;
 mod client;
 mod connect;
 mod json;
@@ -38,7 +39,10 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use http::Method;
 
-pub(crate) use self::connect::open;
+pub(crate) use self::{
+    alias::{ALIASES, translate},
+    connect::open,
+};
 use self::{
     client::{Client, Failure, Place, Request},
     json::{Deleted, Listed, ManifestLine, Segment, bare, manifest},

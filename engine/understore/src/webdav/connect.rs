@@ -10,7 +10,12 @@ use reqwest::{Certificate, Client, ClientBuilder};
 use url::Url;
 
 use super::{Webdav, http::Http};
-use crate::{Error, MountSpec, Result, Secret, mount::unknown_option, tree::Tree};
+use crate::{
+    Error, MountSpec, Result, Secret,
+    alias::{Alias, Given, one_name},
+    mount::unknown_option,
+    tree::Tree,
+};
 
 const USER: &str = "webdav_user";
 const PASSWORD: &str = "webdav_password";
@@ -19,14 +24,19 @@ const CA_FILE: &str = "ca_certificate_file";
 const INVALID_CERTIFICATES: &str = "allow_invalid_certificates";
 const OPTIONS: &[&str] = &[USER, PASSWORD, TOKEN, CA_FILE, INVALID_CERTIFICATES];
 /// The names that other programs have for the first three.
-const ALIASES: [(&str, &str); 6] = [
-    ("username", USER),
-    ("user", USER),
-    ("password", PASSWORD),
-    ("token", TOKEN),
-    ("alluxio.underfs.web.username", USER),
-    ("alluxio.underfs.web.password", PASSWORD),
+pub(crate) const ALIASES: &[Alias] = &[
+    Alias::same("username", USER),
+    Alias::same("user", USER),
+    Alias::same("password", PASSWORD),
+    Alias::same("token", TOKEN),
+    Alias::same("alluxio.underfs.web.username", USER),
+    Alias::same("alluxio.underfs.web.password", PASSWORD),
 ];
+
+/// Gives everything the names of our own.
+pub(crate) fn translate(spec: &MountSpec) -> Result<MountSpec> {
+    Ok(Given::of(spec, one_name)?.translated(ALIASES)?.into_spec(spec))
+}
 
 /// Reads `webdav://host:port/folder` and its like, and the options.
 pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
@@ -83,8 +93,7 @@ fn base_of(uri: &str, shown: &str) -> Result<(Url, bool)> {
 fn known_options<'a>(options: &'a BTreeMap<String, Secret>, shown: &str) -> Result<BTreeMap<&'static str, &'a Secret>> {
     let mut known = BTreeMap::new();
     for (name, value) in options {
-        let alias = ALIASES.iter().find(|(alias, _)| alias == name).map(|(_, meant)| *meant);
-        let Some(meant) = alias.or_else(|| OPTIONS.iter().find(|known| *known == name).copied()) else {
+        let Some(meant) = OPTIONS.iter().find(|known| *known == name).copied() else {
             return Err(unknown_option(name, OPTIONS, "", shown));
         };
         known.insert(meant, value);
@@ -209,5 +218,10 @@ mod tests {
         assert!(!of(&[(TOKEN, "hidden\n")]).contains("hidden"));
         assert!(of(&[(CA_FILE, "/no/such/file")]).contains("/no/such/file"));
         assert!(of(&[(INVALID_CERTIFICATES, "perhaps")]).contains("neither true nor false"));
+    }
+
+    #[test]
+    fn the_document_lists_every_option() {
+        crate::document::lists("WebDAV", OPTIONS.iter().copied().chain(ALIASES.iter().map(|alias| alias.name)));
     }
 }

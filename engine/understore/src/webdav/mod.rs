@@ -32,7 +32,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use reqwest::{Body, Response};
 use tokio::sync::OnceCell;
 
-pub(crate) use self::connect::open;
+pub(crate) use self::connect::{ALIASES, open, translate};
 use self::{
     http::{Ask, Http, header},
     propfind::{Answer, Found, strong},
