@@ -29,7 +29,7 @@
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
 //! | `traffic/` | [`Traffic`]: how requests of network stores are limited, repeated and counted |
-//! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
+//! | `path.rs`, `secret.rs`, `key_file.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
 mod azure;
@@ -37,6 +37,7 @@ mod bridge;
 mod diagnose;
 mod error;
 mod hdfs;
+mod key_file;
 mod local;
 #[cfg(feature = "testing")]
 mod memory;

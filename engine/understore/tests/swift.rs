@@ -81,6 +81,38 @@ async fn what_is_wrong_with_a_login_is_told_apart() {
     assert!(matches!(&error, Error::WrongKeys { reason, .. } if reason.contains("token was refused")), "{error:?}");
 }
 
+/// Whoever changes the keys in clouds.yaml need not mount anew, and one who is half done breaks nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cloud_s_keys_are_rotated_in_its_file() {
+    let (storage, asked) = scripted((0..4).map(|_| listing()).collect());
+    let logins = ["one", "two"].map(|token| login_to(&storage, token, "86400")).into_iter().collect();
+    let (auth, logins) = scripted(logins);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("clouds.yaml");
+    let write = |user: &str| {
+        let text = format!(
+            "clouds: {{ours: {{auth_type: v1password, auth: {{auth_url: '{auth}', username: '{user}', password: hidden-value}}}}}}"
+        );
+        std::fs::write(&file, text).unwrap();
+    };
+    write("account:first");
+    let spec = MountSpec::new("swift://c/p").option("cloud", "ours").option("swift_allow_http", "true");
+    let store = open(&spec.option("os_client_config_file", file.display().to_string())).unwrap();
+    let pause = || tokio::time::sleep(std::time::Duration::from_millis(1100));
+    store.check().await.unwrap();
+    std::fs::write(&file, "clouds: {ours: {auth: {password: 'hidden-").unwrap();
+    pause().await;
+    store.check().await.unwrap();
+    write("account:second-one");
+    pause().await;
+    store.check().await.unwrap();
+    store.check().await.unwrap();
+    let tokens: Vec<_> = heads(&asked).iter().map(|head| header(head, "x-auth-token").unwrap().to_owned()).collect();
+    assert_eq!(tokens, ["one", "one", "two", "two"]);
+    let users: Vec<_> = heads(&logins).iter().map(|head| header(head, "x-auth-user").unwrap().to_owned()).collect();
+    assert_eq!(users, ["account:first", "account:second-one"]);
+}
+
 /// Keystone, as its version 3 is documented: what a login answers.
 fn keystone(token: &str, catalog: &str) -> Vec<u8> {
     let body = format!("{{\"token\":{{\"expires_at\":\"2100-01-01T00:00:00.000000Z\",\"catalog\":{catalog}}}}}");

@@ -19,9 +19,11 @@
 //! Swift knows `If-None-Match: *` of a put, and of racing ones lets several win. It knows no other condition but those of a
 //! read. So the target is looked at just before, and that is all that [`Rules`] promise. Listings may lag behind.
 //!
-//! - `connect.rs` reads URI and options; `login.rs` logs in; `client.rs` makes requests; `json.rs` reads and writes documents.
+//! - `connect.rs` reads URI and options, `clouds.rs` the files of clouds; `login.rs` logs in; `client.rs` makes requests;
+//!   `json.rs` reads and writes documents.
 
 mod client;
+mod clouds;
 mod connect;
 mod json;
 mod login;
