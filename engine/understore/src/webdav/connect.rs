@@ -10,7 +10,7 @@ use reqwest::{Certificate, Client, ClientBuilder};
 use url::Url;
 
 use super::{Webdav, http::Http};
-use crate::{Error, MountSpec, Result, Secret, mount::unknown_option, tree::Tree};
+use crate::{Error, MountSpec, Result, Secret, TrafficSettings, tree::Tree};
 
 const USER: &str = "webdav_user";
 const PASSWORD: &str = "webdav_password";
@@ -32,11 +32,13 @@ const ALIASES: [(&str, &str); 6] = [
 pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let shown = spec.redacted_uri();
     let (base, is_dav) = base_of(&spec.uri, &shown)?;
-    let options = known_options(&spec.options, &shown)?;
+    let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    let options = known_options(&own, &shown)?;
     let option = |name: &str| options.get(name).map(|value| value.expose());
     let authorization = authorization(option(USER), option(PASSWORD), option(TOKEN), &shown)?;
     let build = |follows: bool| {
         let builder = with_certificates(Client::builder(), option(CA_FILE), option(INVALID_CERTIFICATES), &shown)?;
+        let builder = builder.connect_timeout(rules.connect_timeout);
         let http = Http::new(builder, base.clone(), authorization.clone(), follows);
         http.map_err(|error| Error::InvalidOption {
             uri: shown.clone(),
@@ -46,7 +48,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     };
     let plain = if is_dav { None } else { Some(build(true)?) };
     let webdav = Webdav::new(build(false)?, plain);
-    Ok(Tree::new(shown, Box::new(webdav)))
+    Ok(Tree::new(shown, rules, Box::new(webdav)))
 }
 
 /// The folder's URL, and whether it is sure to be WebDAV's. It is a URL as browsers have it: `%20` is a space.
@@ -85,7 +87,7 @@ fn known_options<'a>(options: &'a BTreeMap<String, Secret>, shown: &str) -> Resu
     for (name, value) in options {
         let alias = ALIASES.iter().find(|(alias, _)| alias == name).map(|(_, meant)| *meant);
         let Some(meant) = alias.or_else(|| OPTIONS.iter().find(|known| *known == name).copied()) else {
-            return Err(unknown_option(name, OPTIONS, "", shown));
+            return Err(TrafficSettings::unknown_option(name, OPTIONS, shown));
         };
         known.insert(meant, value);
     }
