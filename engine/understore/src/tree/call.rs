@@ -169,7 +169,8 @@ impl Inner {
             let call = self.traffic.call(Operation::List, Repeat::Harmless);
             // What is wrong with a directory is said by the first item.
             let send = || async {
-                let mut names: Listing = self.protocol.list(dir);
+                let names: Listing = self.protocol.list(dir);
+                let mut names = names.fuse();
                 match names.next().await {
                     Some(Err(error)) => Err(error),
                     first => Ok(stream::iter(first).chain(names).boxed()),
