@@ -31,7 +31,7 @@
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
 //! | `traffic/` | [`Traffic`]: how requests of network stores are limited, repeated and counted |
-//! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
+//! | `path.rs`, `secret.rs`, `key_file.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
 mod alias;
@@ -42,6 +42,7 @@ mod diagnose;
 mod document;
 mod error;
 mod hdfs;
+mod key_file;
 mod local;
 #[cfg(feature = "testing")]
 mod memory;

@@ -18,8 +18,6 @@ use citius_understore::testing::{FOLDER_VARIABLE, Ran, Suite};
 enum Proof {
     /// By suites on servers of this very system.
     Runs(&'static [&'static str]),
-    /// By suites on servers of this very system, that do not all hold; with what does not.
-    Partly(&'static [&'static str], &'static str),
     /// By suites on something that speaks as it does.
     StandIn(&'static [&'static str]),
     /// By nothing; with the reason.
@@ -97,7 +95,7 @@ const ROWS: &[Row] = &[
         name: "Ceph by Swift",
         uris: "`swift://container/path`",
         credentials: "user and key (v1)",
-        proof: Proof::Partly(&["ceph-swift"], "an object of several parts cannot be renamed there"),
+        proof: Proof::Runs(&["ceph-swift"]),
     },
     Row {
         name: "CephFS",
@@ -208,7 +206,6 @@ fn page(record: &Record) -> String {
     for Row { name, uris, credentials, proof } in ROWS {
         let known = match proof {
             Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
-            Proof::Partly(systems, lack) => format!("works in part: {lack} ({})", Said(record, systems)),
             Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
             Proof::NotRun(reason) => format!("built, not run: {reason}"),
             Proof::NotBuilt => "not built yet".to_owned(),
@@ -232,7 +229,7 @@ fn page(record: &Record) -> String {
 /// What the page calls a system: by the row that it proves alone, if there is one.
 fn called(system: &str) -> &str {
     let proves = |row: &&Row| match row.proof {
-        Proof::Runs(systems) | Proof::Partly(systems, _) | Proof::StandIn(systems) => systems.contains(&system),
+        Proof::Runs(systems) | Proof::StandIn(systems) => systems.contains(&system),
         Proof::NotRun(_) | Proof::NotBuilt => false,
     };
     let rows = ROWS.iter().filter(proves).min_by_key(|row| !matches!(row.proof, Proof::Runs(_)));
@@ -258,7 +255,7 @@ fn no_row_claims_what_was_not_recorded() {
     let record = record(&of_project("ci/record/under-stores.json"));
     let recorded: BTreeSet<&str> = record.keys().map(|(system, _)| system.as_str()).collect();
     for row in ROWS {
-        let (Proof::Runs(systems) | Proof::Partly(systems, _) | Proof::StandIn(systems)) = &row.proof else { continue };
+        let (Proof::Runs(systems) | Proof::StandIn(systems)) = &row.proof else { continue };
         for system in *systems {
             assert!(recorded.contains(system), "{}: nothing is recorded of {system}", row.name);
         }

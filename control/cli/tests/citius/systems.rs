@@ -226,6 +226,12 @@ fn a_day_on_s3_of_ceph() {
 }
 
 #[test]
+fn a_day_on_swift_of_ceph() {
+    let (server, system) = System::start(CephGateway::start(CephStore::Memory), |server| server.swift_mount("day"));
+    system.live("ceph-swift", &format!("Ceph RGW {}", server.version()), true);
+}
+
+#[test]
 fn a_day_on_gcs() {
     let (server, system) = System::start(StandIn::start(Dialect::Gcs), |server| server.mount("day"));
     system.live("gcs", &format!("stand-in before SeaweedFS {}", server.version()), true);

@@ -11,7 +11,7 @@ use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use url::Url;
 
 use super::Hdfs;
-use crate::{Error, MountSpec, Result, Secret, StorePath, mount::unknown_option, tree::Tree};
+use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, mount::unknown_option, tree::Tree};
 
 /// Where a name node listens unless it is told otherwise.
 const PORT: u16 = 8020;
@@ -37,12 +37,13 @@ const OPTIONS: &[&str] = &[USER, CONF_DIR, CONF_FILES, REPLICATION, BLOCK_SIZE, 
 pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let shown = spec.redacted_uri();
     let (authority, root) = split_uri(&spec.uri, &shown)?;
-    let settings = settings_of(&spec.options, &shown)?;
-    let options = write_options(&spec.options, &shown)?;
-    let client = connect(&authority, &settings, &spec.options, &shown)?;
+    let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    let settings = settings_of(&own, &shown)?;
+    let options = write_options(&own, &shown)?;
+    let client = connect(&authority, &settings, &own, &shown)?;
     let endpoint = format!("hdfs://{authority}");
     let hdfs = Hdfs { client, endpoint, root, options, dir_mode: 0o755 };
-    Ok(Tree::new(shown, Box::new(hdfs)))
+    Ok(Tree::new(shown, rules, Box::new(hdfs)))
 }
 
 /// The name node or name service, and the folder: an absolute path without a slash at its end.

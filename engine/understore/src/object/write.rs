@@ -35,8 +35,8 @@ use crate::{
     staged::{PARTS_MAX, ordered_parts},
 };
 
-/// Parts of one writer on their way at once.
-const PARTS_IN_FLIGHT_MAX: usize = 4;
+/// Parts of one writer on their way at once: fewer leave a server idle that answers late.
+const PARTS_IN_FLIGHT_MAX: usize = 8;
 /// Without a hint, parts grow by this factor each time so many have been sent: 10,000 parts of 8 MiB then reach 5 TiB.
 const PARTS_PER_GROWTH: u32 = 1000;
 /// What time alone fences must be published, answer and all, within this time of its seal.

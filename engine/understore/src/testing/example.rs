@@ -15,7 +15,7 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::{
-    Compares, Error, MountSpec, Result,
+    Compares, Error, MountSpec, Result, TrafficSettings,
     tree::{Chunks, Listing, Node, Protocol, Rules, Sink, Span, Tree, What},
 };
 
@@ -43,7 +43,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
         Example { disk: Arc::new(Mutex::new(BTreeMap::from([(String::new(), root)]))) }
     };
     let example = DISKS.lock().entry(name.to_owned()).or_insert_with(blank).clone();
-    Ok(Tree::new(spec.redacted_uri(), Box::new(example)))
+    Ok(Tree::new(spec.redacted_uri(), TrafficSettings::default(), Box::new(example)))
 }
 
 fn missing(path: &str) -> Error {

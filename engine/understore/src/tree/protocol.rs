@@ -49,7 +49,10 @@ impl Node {
 pub(crate) type Name = std::result::Result<String, String>;
 
 /// The names of a directory, in whatever order the system has them, without `.` and `..`.
-pub(crate) type Listing = BoxStream<'static, Result<(Name, Node)>>;
+pub(crate) type Listing = BoxStream<'static, Result<Named>>;
+
+/// A name, and what it names.
+pub(crate) type Named = (Name, Node);
 
 /// Which bytes are wanted of which version.
 #[derive(Debug, Clone, Copy)]
