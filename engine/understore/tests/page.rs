@@ -124,10 +124,16 @@ const ROWS: &[Row] = &[
         proof: Proof::Runs(&["hdfs"]),
     },
     Row {
-        name: "HDFS with Kerberos, or with several name nodes",
-        uris: "`hdfs://nameservice/path`",
-        credentials: "the ticket of the process",
-        proof: Proof::NotRun("the name services of Hadoop's files are read; a fail-over and a ticket were not tried"),
+        name: "HDFS with several name nodes",
+        uris: "`hdfs://nameservice/path`, `hdfs:///path`, with Hadoop's files in `hdfs_conf_dir` or `HADOOP_CONF_DIR`",
+        credentials: "as HDFS",
+        proof: Proof::Runs(&["hdfs-ha"]),
+    },
+    Row {
+        name: "HDFS with Kerberos",
+        uris: "as HDFS",
+        credentials: "`kerberos_principal` with `kerberos_keytab` or `kerberos_cache`, else the ticket of the process",
+        proof: Proof::Runs(&["hdfs-kerberos"]),
     },
     Row {
         name: "WebDAV",

@@ -3,14 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod files;
+
 use std::{io, sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use citius_understore::{
     Condition, Error, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore, VersionToken,
     testing::servers::{Hdfs, Sftp, Webdav},
 };
 use futures::TryStreamExt;
+
+use self::files::{body, get, path, put};
 
 /// Bytes of a file that takes a while to read and to write.
 const LARGE_BYTES: usize = 48 << 20;
@@ -53,27 +56,6 @@ impl Server for Sftp {
     fn restart(&mut self) -> impl Future<Output = io::Result<()>> {
         Sftp::restart(self)
     }
-}
-
-fn path(text: &str) -> StorePath {
-    StorePath::parse(text).unwrap()
-}
-
-/// Content that is the same for one seed and another at every offset for others.
-fn body(len: usize, seed: u8) -> Bytes {
-    (0..len).map(|at| (at.wrapping_mul(31) >> 7) as u8 ^ seed).collect::<Vec<u8>>().into()
-}
-
-async fn put(store: &dyn UnderStore, at: &StorePath, id: u8, content: &Bytes) -> Result<VersionToken, Error> {
-    let mut staged = store.stage(at, FileId([id; 16]), Some(content.len() as u64)).await?;
-    staged.write(content.clone()).await?;
-    staged.publish(&Condition::Any).await
-}
-
-async fn get(store: &dyn UnderStore, at: &StorePath, token: &VersionToken, len: usize) -> Result<Vec<u8>, Error> {
-    let mut out = Vec::new();
-    store.read(at, token, 0..len as u64, &mut |_: u64, bytes: &[u8]| out.extend_from_slice(bytes)).await?;
-    Ok(out)
 }
 
 async fn names(store: &dyn UnderStore) -> Vec<String> {

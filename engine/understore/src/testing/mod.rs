@@ -6,6 +6,7 @@ mod conformance;
 pub(crate) mod example;
 mod fault;
 mod fuse;
+mod process;
 mod record;
 pub mod servers;
 
@@ -13,4 +14,5 @@ pub use bucket::{Bucket, Habits, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
+pub use process::{is_alone, run_alone};
 pub use record::{FOLDER_VARIABLE, Ran, Suite};

@@ -201,6 +201,7 @@ impl Inner {
     }
 
     async fn check(&self) -> Result<()> {
+        self.protocol.reach().await?;
         match self.node("").await {
             Ok(node) if node.what == What::Dir => {}
             Ok(_) => return Err(Error::NotAFolder { path: self.uri.clone() }),

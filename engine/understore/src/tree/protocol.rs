@@ -102,6 +102,12 @@ pub(crate) trait Protocol: Send + Sync {
     /// What the system promises. May say less until a first call has found out.
     fn rules(&self) -> Rules;
 
+    /// Whether a server answers, with the reason if none does, within the seconds of a check: where other calls wait
+    /// longer for another server to take over.
+    async fn reach(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// What is at a path; a symbolic link is itself. `NotFound` also below a file.
     async fn stat(&self, path: &str) -> Result<Node>;
 

@@ -9,7 +9,9 @@
 //! | `azurite.rs` | [`Azurite`] | Azure Blob |
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
 //! | `gluster.rs` | [`Gluster`] | a mounted folder |
-//! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
+//! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS, with Kerberos too |
+//! | `hdfs_pair.rs` | [`HdfsPair`] | HDFS with two name nodes |
+//! | `kdc.rs` | [`Kdc`] | Kerberos |
 //! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
 //! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
 //! | `endless.rs` | [`EndlessBucket`] | S3, of objects that lie nowhere |
@@ -19,7 +21,7 @@
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
 //! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
-//! `http.rs` asks them, `answering.rs` answers for those that are our own, `s3_bucket.rs` is what those that speak S3 have in common.
+//! `http.rs` asks them, `hadoop.rs` is what Hadoop's have in common, `answering.rs` answers for those that are our own, `s3_bucket.rs` is what those that speak S3 have in common.
 
 mod answering;
 mod azurite;
@@ -29,9 +31,12 @@ mod endless;
 mod fresh;
 mod gluster;
 mod guard;
+mod hadoop;
 mod hdfs;
+mod hdfs_pair;
 mod http;
 mod install;
+mod kdc;
 mod ports;
 mod s3_bucket;
 mod seaweedfs;
@@ -47,7 +52,9 @@ pub use ceph::{CephGateway, CephStore};
 pub use cephfs::CephFs;
 pub use endless::EndlessBucket;
 pub use gluster::Gluster;
-pub use hdfs::Hdfs;
+pub use hdfs::{Hdfs, Protection};
+pub use hdfs_pair::{HdfsPair, NameNode};
+pub use kdc::Kdc;
 pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
