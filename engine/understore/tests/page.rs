@@ -87,13 +87,13 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "OpenStack Swift",
-        uris: "`swift://container/path`",
-        credentials: "user and key (v1), Keystone v3, application credential, `OS_*`",
+        uris: "`swift://container/path`, `swift://container.provider/path`",
+        credentials: "user and key (v1), Keystone v3, application credential, `clouds.yaml`, `OS_*`",
         proof: Proof::Runs(&["swift"]),
     },
     Row {
         name: "Ceph by Swift",
-        uris: "`swift://container/path`",
+        uris: "`swift://container/path`, `swift://container.provider/path`",
         credentials: "user and key (v1)",
         proof: Proof::Runs(&["ceph-swift"]),
     },
