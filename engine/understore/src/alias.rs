@@ -203,7 +203,7 @@ mod tests {
     ];
 
     fn translated(pairs: &[(&str, &str)]) -> Result<BTreeMap<String, Secret>> {
-        let spec = pairs.iter().fold(MountSpec::new("x://b"), |spec, (name, value)| spec.option(*name, *value));
+        let spec = MountSpec::with("x://b", pairs);
         Ok(Given::of(&spec, one_name)?.translated(ALIASES)?.into_spec(&spec).options)
     }
 
@@ -247,7 +247,7 @@ mod tests {
             None => Ok(None),
         };
         let plain = |pairs: &[(&str, &str)]| {
-            let spec = pairs.iter().fold(MountSpec::new("x://b"), |spec, (name, value)| spec.option(*name, *value));
+            let spec = MountSpec::with("x://b", pairs);
             Ok::<_, Error>(
                 Given::of(&spec, one_name)?.without_places(place)?.translated(ALIASES)?.into_spec(&spec).options,
             )

@@ -39,6 +39,12 @@ impl MountSpec {
         self
     }
 
+    /// A mount with these options.
+    #[cfg(test)]
+    pub(crate) fn with(uri: &str, options: &[(&str, &str)]) -> Self {
+        options.iter().fold(Self::new(uri), |spec, (name, value)| spec.option(*name, *value))
+    }
+
     /// The URI without what must not be shown.
     pub fn redacted_uri(&self) -> String {
         redact(&self.uri)
@@ -54,6 +60,12 @@ impl MountSpec {
             })
             .collect()
     }
+}
+
+/// Options as a mount has them.
+#[cfg(test)]
+pub(crate) fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
+    MountSpec::with("", pairs).options
 }
 
 impl fmt::Debug for MountSpec {

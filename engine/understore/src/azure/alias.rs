@@ -135,7 +135,7 @@ mod tests {
     const URI: &str = "abfss://con@acc.dfs.core.windows.net/p";
 
     fn spec(uri: &str, pairs: &[(&str, &str)]) -> MountSpec {
-        pairs.iter().fold(MountSpec::new(uri), |spec, (name, value)| spec.option(*name, *value))
+        MountSpec::with(uri, pairs)
     }
 
     #[test]

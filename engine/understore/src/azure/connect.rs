@@ -413,10 +413,7 @@ fn built_badly(error: &object_store::Error, shown: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect()
-    }
+    use crate::mount::options;
 
     fn url_of(uri: &str, pairs: &[(&str, &str)]) -> String {
         let all: Vec<_> = pairs.iter().copied().chain([("azure_skip_signature", "true")]).collect();

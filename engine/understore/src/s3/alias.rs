@@ -110,7 +110,7 @@ mod tests {
     use crate::Error;
 
     fn spec(pairs: &[(&str, &str)]) -> MountSpec {
-        pairs.iter().fold(MountSpec::new("s3://my.bucket/p"), |spec, (name, value)| spec.option(*name, *value))
+        MountSpec::with("s3://my.bucket/p", pairs)
     }
 
     fn is_the_same(by_alias: &[(&str, &str)], by_own: &[(&str, &str)]) {

@@ -287,10 +287,7 @@ fn option_key(name: &str, mount: &Mount) -> Result<Key> {
 mod tests {
     use super::*;
     use crate::Error;
-
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect()
-    }
+    use crate::mount::options;
 
     #[test]
     fn wrong_options_are_named_and_secrets_are_not() {

@@ -211,10 +211,7 @@ fn built_badly(error: &object_store::Error, settings: &Settings, mount: &Mount) 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect()
-    }
+    use crate::mount::options;
 
     #[test]
     fn wrong_options_are_named_and_secrets_are_not() {

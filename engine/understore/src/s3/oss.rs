@@ -288,10 +288,7 @@ fn connected(mount: &Mount, options: &ClientOptions) -> Result<(object_store::cl
 mod tests {
     use super::*;
     use crate::Error;
-
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect()
-    }
+    use crate::mount::options;
 
     fn place(uri: &str, pairs: &[(&str, &str)]) -> Result<(String, String, String)> {
         let mut mount = Mount::read(uri, &options(pairs))?;

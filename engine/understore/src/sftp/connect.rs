@@ -135,8 +135,7 @@ mod tests {
     use super::*;
 
     fn refused(uri: &str, options: &[(&str, &str)]) -> Error {
-        let spec = options.iter().fold(MountSpec::new(uri), |spec, (name, value)| spec.option(*name, *value));
-        open(&spec).unwrap_err()
+        open(&MountSpec::with(uri, options)).unwrap_err()
     }
 
     #[test]

@@ -84,7 +84,7 @@ mod tests {
     use crate::Error;
 
     fn spec(pairs: &[(&str, &str)]) -> MountSpec {
-        pairs.iter().fold(MountSpec::new("swift://c/p"), |spec, (name, value)| spec.option(*name, *value))
+        MountSpec::with("swift://c/p", pairs)
     }
 
     #[test]

@@ -181,10 +181,7 @@ fn split_unit(text: &str) -> (&str, &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, Secret> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Secret::new(*value))).collect()
-    }
+    use crate::mount::options;
 
     #[test]
     fn options_are_taken_and_others_are_left() {

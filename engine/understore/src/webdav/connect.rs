@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use http::HeaderValue;
 use reqwest::{Certificate, Client, ClientBuilder};
 use url::Url;
@@ -124,7 +125,7 @@ fn authorization(
                 ));
             }
             let pair = format!("{user}:{}", password.unwrap_or_default());
-            (PASSWORD, format!("Basic {}", base64(pair.as_bytes())))
+            (PASSWORD, format!("Basic {}", BASE64_STANDARD.encode(pair)))
         }
         (None, Some(_), None) => return Err(invalid(USER, "webdav_password is set and this is not; set both")),
         (_, _, Some(_)) => return Err(invalid(TOKEN, "user or password are set too; set either these or the token")),
@@ -160,27 +161,12 @@ fn with_certificates(
     }
 }
 
-/// RFC 4648, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::new();
-    for three in bytes.chunks(3) {
-        let bits = three.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - three.len()));
-        for digit in 0..4 {
-            let value = (bits >> (18 - 6 * digit)) & 63;
-            out.push(if digit <= three.len() { char::from(DIGITS[value as usize]) } else { '=' });
-        }
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn refused(uri: &str, options: &[(&str, &str)]) -> Error {
-        let spec = options.iter().fold(MountSpec::new(uri), |spec, (name, value)| spec.option(*name, *value));
-        open(&spec).unwrap_err()
+        open(&MountSpec::with(uri, options)).unwrap_err()
     }
 
     #[test]
@@ -205,7 +191,7 @@ mod tests {
     #[test]
     fn base64_of_every_remainder() {
         assert_eq!(
-            ["", "f", "fo", "foo", "foob"].map(|text| base64(text.as_bytes())),
+            ["", "f", "fo", "foo", "foob"].map(|text| BASE64_STANDARD.encode(text)),
             ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg=="]
         );
     }
