@@ -7,7 +7,7 @@ use std::sync::Arc;
 use citius_understore::{
     LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
-        Ran, Report, conformance,
+        Paired, Ran, Report, conformance,
         servers::{CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
     },
 };
@@ -109,6 +109,45 @@ async fn hdfs() {
     store.check().await.unwrap();
     let name = format!("Hadoop {}", server.version());
     hold("hdfs", &name, store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}
+
+/// What OpenDAL reads is held against what is written natively, version by version.
+#[tokio::test(flavor = "multi_thread")]
+async fn webhdfs_by_opendal() {
+    let server = Hdfs::start().await.unwrap();
+    let native = |folder: &str| {
+        let spec = MountSpec::new(format!("{}{folder}", server.name_node()));
+        citius_understore::open(&spec.option("hadoop_user", server.user())).unwrap()
+    };
+    native(server.folder()).mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let host = server.web().replace("http://", "").replace("/webhdfs/v1", "");
+    let folder = format!("{}/pre fix%", server.folder());
+    let spec = MountSpec::new(format!("opendal+webhdfs://{host}{folder}")).option("user_name", server.user());
+    let reads = citius_understore::open(&MountSpec { read_only: true, ..spec }).unwrap();
+    reads.check().await.unwrap();
+    let store = Arc::new(Paired::new(reads, native(&folder)));
+    let name = format!("Hadoop {}, written natively", server.version());
+    let skips = ["shared_upload", "one_replacer_wins", "descriptors_show_one_version"];
+    hold("opendal-webhdfs", &name, store, &skips).await;
+    server.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_by_opendal() {
+    let server = SeaweedFs::start().await.unwrap();
+    let root = server.webdav();
+    let native = |folder: &str| {
+        citius_understore::open(&MountSpec::new(format!("{}{folder}", root.replace("http", "webdav")))).unwrap()
+    };
+    native("").mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let spec = MountSpec::new("opendal+webdav:///pre fix%").option("endpoint", &root);
+    let reads = citius_understore::open(&MountSpec { read_only: true, ..spec }).unwrap();
+    reads.check().await.unwrap();
+    let store = Arc::new(Paired::new(reads, native("/pre%20fix%25")));
+    let name = format!("SeaweedFS {}, written natively", server.version());
+    let skips = ["shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"];
+    hold("opendal-webdav", &name, store, &skips).await;
     server.stop().unwrap();
 }
 

@@ -5,6 +5,7 @@ mod bucket;
 mod conformance;
 mod fault;
 mod fuse;
+mod paired;
 mod record;
 pub mod servers;
 
@@ -12,4 +13,5 @@ pub use bucket::{Bucket, Habits, Request, RequestFault};
 pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
+pub use paired::Paired;
 pub use record::{FOLDER_VARIABLE, Ran, Suite};
