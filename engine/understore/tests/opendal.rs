@@ -1,11 +1,12 @@
-//! What is reached through OpenDAL, on a real FTP server and on a folder: that it is read as it is, and never written.
+//! What is reached through OpenDAL, on a real server and on a folder: that it is read as it is, and never written.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
 use std::{fs, path::Path, sync::Arc};
 
 use citius_understore::{
-    Condition, Error, FileId, MountSpec, Outcome, Probe, StorePath, UnderStore, diagnose, open, testing::servers::Ftp,
+    Condition, Error, FileId, MountSpec, Outcome, Probe, StorePath, UnderStore, diagnose, open,
+    testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
 
@@ -14,12 +15,6 @@ const LARGE: usize = (5 << 20) + 123;
 
 fn path(text: &str) -> StorePath {
     StorePath::parse(text).unwrap()
-}
-
-fn spec_of(server: &Ftp, folder: &str) -> MountSpec {
-    let (user, password) = server.keys();
-    let spec = MountSpec::new(format!("opendal+ftp://{}/{folder}", server.address()));
-    MountSpec { read_only: true, ..spec.option("user", user).option("password", password) }
 }
 
 async fn names(store: &Arc<dyn UnderStore>, dir: &StorePath) -> Vec<(String, bool, u64)> {
@@ -93,7 +88,7 @@ async fn is_read_as_it_is(store: &Arc<dyn UnderStore>, folder: &Path, large: &[u
     assert_eq!(content(store, "large").await, b"another");
 }
 
-async fn is_never_written(store: &Arc<dyn UnderStore>, folder: &Path) {
+async fn is_never_written(store: &Arc<dyn UnderStore>) {
     assert!(!store.capabilities().writes);
     let refused = [
         store.mkdir(&path("made")).await.unwrap_err(),
@@ -102,40 +97,42 @@ async fn is_never_written(store: &Arc<dyn UnderStore>, folder: &Path) {
         store.stage(&path("new"), FileId([1; 16]), None).await.err().unwrap(),
     ];
     assert!(refused.iter().all(|error| matches!(error, Error::ReadOnly { .. })), "{refused:?}");
-    let left = fs::read_dir(folder).unwrap().count();
-    assert_eq!(left, 3, "nothing was made or deleted");
 }
 
+/// What is refused of a server, and that looking at it makes nothing there.
 #[tokio::test(flavor = "multi_thread")]
-async fn ftp() {
-    let server = Ftp::start().await.unwrap();
-    println!("opendal-ftp: pyftpdlib {}", server.version());
-    let folder = server.folder().join("pre fix%");
-    let large = fill(&folder);
-    let store = open(&spec_of(&server, "pre fix%")).unwrap();
-    is_read_as_it_is(&store, &folder, &large).await;
-    is_never_written(&store, &folder).await;
+async fn a_server() {
+    let server = SeaweedFs::start().await.unwrap();
+    let endpoint = server.webdav();
+    let native = open(&MountSpec::new(endpoint.replace("http", "webdav"))).unwrap();
+    native.mkdir(&path("pre fix%")).await.unwrap();
+    native.mkdir(&path("pre fix%/sub")).await.unwrap();
+    let spec = |folder: &str| {
+        let spec = MountSpec::new(format!("opendal+webdav:///{folder}")).option("endpoint", &endpoint);
+        MountSpec { read_only: true, ..spec.option("username", "me").option("password", "hidden") }
+    };
+    let store = open(&spec("pre fix%")).unwrap();
+    store.check().await.unwrap();
+    assert_eq!(names(&store, &StorePath::root()).await, [("sub".to_owned(), false, 0)]);
+    is_never_written(&store).await;
+    assert_eq!(names(&native, &path("pre fix%")).await, [("sub".to_owned(), false, 0)]);
     // A folder that is not there is not made by looking at it.
-    let error = open(&spec_of(&server, "absent/folder")).unwrap().check().await.unwrap_err();
+    let error = open(&spec("absent/folder")).unwrap().check().await.unwrap_err();
     assert!(matches!(error, Error::MissingFolder { .. }), "{error:?}");
-    assert!(!server.folder().join("absent").exists());
-    // A name that would be two commands.
-    let error = store.stat(&path("a\r\nDELE empty")).await.unwrap_err();
-    assert!(matches!(error, Error::Unnameable { .. }), "{error:?}");
-    assert!(folder.join("empty").exists());
-    let error = open(&spec_of(&server, "").option("password", "hidden-wrong")).unwrap().check().await.unwrap_err();
-    assert!(matches!(error, Error::WrongKeys { .. }) && !format!("{error} {error:?}").contains("hidden"), "{error:?}");
-    let diagnosis = diagnose(&spec_of(&server, "pre fix%"), Probe::Write).await;
+    assert!(native.stat(&path("absent")).await.unwrap_err().is_not_found());
+    let diagnosis = diagnose(&spec("pre fix%"), Probe::Write).await;
     assert_eq!(diagnosis.failure(), None, "{diagnosis:?}");
     let write = diagnosis.steps.iter().find(|step| step.name == "write").unwrap();
     assert!(matches!(&write.outcome, Outcome::Skipped(why) if why.contains("read-only")), "{write:?}");
-    let spec = spec_of(&server, "");
     server.stop().unwrap();
-    let error = open(&spec).unwrap().check().await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+    let error = open(&spec("")).unwrap().list(&StorePath::root(), "").try_next().await.unwrap_err();
+    assert!(
+        matches!(error, Error::Unreachable { .. }) && !format!("{error} {error:?}").contains("hidden"),
+        "{error:?}"
+    );
 }
 
-/// A service that tells more than FTP does, and lists names only.
+/// A service that lists names only.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder() {
     let folder = tempfile::tempdir().unwrap();
@@ -143,7 +140,8 @@ async fn a_folder() {
     let spec = MountSpec::new(format!("opendal+fs://{}", folder.path().display()));
     let store = open(&MountSpec { read_only: true, ..spec }).unwrap();
     is_read_as_it_is(&store, folder.path(), &large).await;
-    is_never_written(&store, folder.path()).await;
+    is_never_written(&store).await;
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "nothing was made or deleted");
     // What OpenDAL would read another file for is refused by name, and stops no listing.
     fs::write(folder.path().join("sub/large "), b"the longer name").unwrap();
     fs::write(folder.path().join("sub/large"), b"the shorter name").unwrap();

@@ -132,7 +132,7 @@ const ROWS: &[Row] = &[
         proof: Proof::Runs(&["sftp"]),
     },
     Row {
-        name: "What else OpenDAL speaks: FTP, WebHDFS and others",
+        name: "What else OpenDAL speaks: WebHDFS, Dropbox, OneDrive and others",
         uris: "`opendal+<service>://`, with `--read-only`",
         credentials: "each service's own",
         proof: Proof::Partly(

@@ -47,25 +47,15 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
             return Err(invalid(&shown, name, "the URI names it, too; give it once"));
         }
     }
-    // Two providers of cryptography are linked, between which its client would not choose, and panic.
-    if service.name == "ftp" && options.get("endpoint").is_some_and(|endpoint| !endpoint.starts_with("ftp://")) {
-        return Err(invalid(
-            &shown,
-            "endpoint",
-            "only ftp:// is spoken here, and not FTP over TLS; use sftp:// for that",
-        ));
-    }
     options.insert("root".to_owned(), "/".to_owned());
-    let options = options.into_iter().map(|(name, value)| (name, Secret::new(value))).collect();
-    let target = Target { service, options };
-    let operator = target.connect().map_err(|wrong| match wrong {
+    let operator = connect(service, &options).map_err(|wrong| match wrong {
         Wrong::Value(name) => invalid(&shown, &name, "its value is not of the kind that it should be"),
         Wrong::Whole(reason) => invalid(&shown, "one of the service's options", reason),
     })?;
     let hidden =
         spec.options.iter().filter(|(name, value)| !is_shown(name) && value.expose().len() >= SOUGHT_BYTES_MIN);
     let hidden: Vec<Secret> = hidden.map(|(_, value)| value.clone()).collect();
-    let dal = Dal { operator, target: target.into(), endpoint: shown.clone(), root, hidden: hidden.into() };
+    let dal = Dal { operator, listed: service.listed, endpoint: shown.clone(), root, hidden: hidden.into() };
     Ok(Tree::new(shown, Box::new(dal)))
 }
 
@@ -73,22 +63,12 @@ fn invalid(shown: &str, option: &str, reason: impl Into<String>) -> Error {
     Error::InvalidOption { uri: shown.to_owned(), option: option.to_owned(), reason: reason.into() }
 }
 
-/// A service and its options.
-pub(super) struct Target {
-    pub(super) service: &'static Service,
-    options: BTreeMap<String, Secret>,
-}
-
-impl Target {
-    /// A client with connections of its own.
-    pub(super) fn connect(&self) -> Result<Operator, Wrong> {
-        let options = self.options.iter().map(|(name, value)| (name.clone(), value.expose().to_owned())).collect();
-        let operator = (self.service.open)(&options)?;
-        let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).build();
-        let client = client.map_err(|error| Wrong::Whole(error.to_string()))?;
-        let transport = HttpTransporter::new(ReqwestTransport::new(client));
-        Ok(operator.with_context(OperationContext::new().with_http_transport(transport)))
-    }
+fn connect(service: &Service, options: &BTreeMap<String, String>) -> Result<Operator, Wrong> {
+    let operator = (service.open)(options)?;
+    let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).build();
+    let client = client.map_err(|error| Wrong::Whole(error.to_string()))?;
+    let transport = HttpTransporter::new(ReqwestTransport::new(client));
+    Ok(operator.with_context(OperationContext::new().with_http_transport(transport)))
 }
 
 /// What a URI says.
@@ -169,17 +149,17 @@ mod tests {
         let is = |root: &str, options: &[(&str, &str)]| {
             (root.to_owned(), options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
         };
-        assert_eq!(place("opendal+ftp://h:2121/a b/"), is("a b", &[("endpoint", "ftp://h:2121")]));
+        assert_eq!(place("opendal+webhdfs://h:2121/a b/"), is("a b", &[("endpoint", "http://h:2121")]));
         assert_eq!(place("opendal+webhdfs://h"), is("", &[("endpoint", "http://h")]));
         assert_eq!(place("opendal+dropbox:///a%20b"), is("a%20b", &[]));
         assert_eq!(place("opendal+github://me/repo/a/b"), is("a/b", &[("owner", "me"), ("repo", "repo")]));
         let seafile = place("opendal+seafile://h/library/p");
         assert_eq!(seafile, is("p", &[("endpoint", "https://h"), ("repo_name", "library")]));
         for bad in [
-            "opendal+ftp:/h",
-            "opendal+ftp://me:pw@h/",
-            "opendal+ftp://h//x",
-            "opendal+ftp://h/a/../b",
+            "opendal+webdav:/h",
+            "opendal+webdav://me:pw@h/",
+            "opendal+webdav://h//x",
+            "opendal+webdav://h/a/../b",
             "opendal+dropbox://h/",
             "opendal+github://me",
         ] {
@@ -193,19 +173,17 @@ mod tests {
         let text = refused(&spec("opendal+gopher://h/", &[]));
         assert!(text.contains("gopher") && text.contains("webhdfs") && text.contains("yandex-disk"), "{text}");
         // OpenDAL itself ignores these.
-        let text = refused(&spec("opendal+ftp://h/", &[("pasword", "hidden")]));
+        let text = refused(&spec("opendal+webdav://h/", &[("pasword", "hidden")]));
         assert!(text.contains("did you mean password?") && !text.contains("hidden"), "{text}");
-        let text = refused(&spec("opendal+ftp://h/", &[("root", "/x")]));
+        let text = refused(&spec("opendal+webdav://h/", &[("root", "/x")]));
         assert!(text.contains("named in the URI"), "{text}");
-        let text = refused(&spec("opendal+ftp://h/", &[("endpoint", "ftp://other")]));
+        let text = refused(&spec("opendal+webdav://h/", &[("endpoint", "http://other")]));
         assert!(text.contains("give it once"), "{text}");
         let text = refused(&spec("opendal+webdav://h/", &[("disable_copy", "hidden")]));
         assert!(text.contains("\"disable_copy\"") && !text.contains("hidden"), "{text}");
-        let text = refused(&spec("opendal+ftp:///folder", &[("endpoint", "ftps://h")]));
-        assert!(text.contains("FTP over TLS"), "{text}");
-        let text = refused(&spec("opendal+ftp:///folder", &[]));
+        let text = refused(&spec("opendal+webdav:///folder", &[]));
         assert!(text.contains("endpoint is empty"), "{text}");
-        let text = refused(&MountSpec::new("opendal+ftp://h/"));
+        let text = refused(&MountSpec::new("opendal+webdav://h/"));
         assert!(text.contains("--read-only"), "{text}");
     }
 

@@ -3,20 +3,17 @@
 //! What file systems on a network have in common is in `tree/`; here are the calls of this one, whichever service it is.
 //! They are few, because a mount of this kind is read only:
 //!
-//! - What Citius publishes must appear in one step, and be known again after a crash. Many services of OpenDAL have no
-//!   rename (FTP, WebHDFS), or one that deletes first and moves then (Google Drive, Koofr); none tells whether something
+//! - What Citius publishes must appear in one step, and be known again after a crash. Services of OpenDAL have no
+//!   rename (WebHDFS), or one that deletes first and moves then (Google Drive, Koofr); none tells whether something
 //!   is at its target, a deletion succeeds where nothing is, and an upload under way has no name by which another process
 //!   could end it. Writers of many services hold a file in memory until it is whole.
 //! - A version is length, modification time, and the etag, else the version, else the digest that a service tells. A file
 //!   of which it tells nothing but a length cannot be told from its next version, and is refused by name. Times are as
-//!   fine as the service tells them: FTP's listings tell minutes, and what is written within one, of equal length, is not
-//!   seen.
+//!   fine as the service tells them: what is written within one step of them, of equal length, is not seen.
 //! - OpenDAL makes the folder that it is given as its root, if there is none; so its root is the service's own, and the mounted
 //!   folder is part of every path. It also cuts white space off the end of a path: a file whose name ends in it is
 //!   refused.
 //! - A directory is asked for with a slash at its end where nothing is found without.
-//! - OpenDAL's FTP leaves the end of a transfer unread, and takes the connection for another call all the same; so what
-//!   is read has a connection of its own.
 //! - Listings hold the directory itself, and of one that is not there nothing: that is looked at before.
 //! - What a service says goes through [`Dal::said`], which takes the values of hidden options out of it: services put
 //!   tokens into their URLs.
@@ -33,7 +30,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use opendal::{EntryMode, ErrorKind, Metadata, Operator};
 
 pub(crate) use self::connect::{SCHEME, open};
-use self::{connect::Target, services::Listed};
+use self::services::Listed;
 use crate::{
     Error, Result, Secret,
     store::Compares,
@@ -50,7 +47,7 @@ const ADVICE_WRONG_KEYS: &str = "check the service's options: user, password, to
 #[derive(Clone)]
 struct Dal {
     operator: Operator,
-    target: Arc<Target>,
+    listed: Listed,
     /// What errors call the service.
     endpoint: String,
     /// The mounted folder, without a slash at either end.
@@ -109,7 +106,7 @@ impl Dal {
                 let entry = entry.map_err(|error| this.failed(&dir, &error))?;
                 let name = entry.name().trim_end_matches('/').to_owned();
                 let metadata = entry.metadata();
-                let node = match (metadata.mode(), this.target.service.listed) {
+                let node = match (metadata.mode(), this.listed) {
                     (EntryMode::FILE, _) if ends_in_space(&name) => unnameable(),
                     (EntryMode::FILE, Listed::Names) => {
                         let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
@@ -137,10 +134,6 @@ impl Dal {
             ErrorKind::IsADirectory => Error::IsADirectory { path: shown },
             ErrorKind::ConditionNotMatch => Error::VersionChanged { path: shown },
             ErrorKind::ConfigInvalid => {
-                Error::WrongKeys { endpoint: self.endpoint.clone(), reason, advice: ADVICE_WRONG_KEYS }
-            }
-            // FTP's code for a login that is refused.
-            _ if reason.contains("530") && self.target.service.name == "ftp" => {
                 Error::WrongKeys { endpoint: self.endpoint.clone(), reason, advice: ADVICE_WRONG_KEYS }
             }
             _ if is_unreachable(error) => {
@@ -225,7 +218,7 @@ impl Protocol for Dal {
             mtime_step_ns: None,
             keeps_tags: false,
             refuses_full: false,
-            refused_characters: self.target.service.refused_characters,
+            refused_characters: "",
         }
     }
 
@@ -243,11 +236,7 @@ impl Protocol for Dal {
         if ends_in_space(&at) {
             return Err(Error::NotFound { path: path.to_owned() });
         }
-        let spent = self.target.service.spends_connections.then(|| self.target.connect()).transpose();
-        let spent =
-            spent.map_err(|wrong| Error::Store { path: path.to_owned(), source: format!("{wrong:?}").into() })?;
-        let operator = spent.as_ref().unwrap_or(&self.operator);
-        let reader = operator.reader(&at).await.map_err(|error| self.failed(path, &error))?;
+        let reader = self.operator.reader(&at).await.map_err(|error| self.failed(path, &error))?;
         let chunks = reader.into_stream(span.offset..span.offset + span.len).await;
         let chunks = chunks.map_err(|error| self.failed(path, &error))?;
         let (this, path) = (self.clone(), path.to_owned());

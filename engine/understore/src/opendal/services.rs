@@ -1,9 +1,11 @@
 //! The services of OpenDAL that are built in: how a URI leads to each, and what it is known to do.
 //!
 //! Left out are services that Citius speaks itself (s3, gcs, azblob, oss, swift, hdfs, sftp; `webdav` is here because a
-//! server of it shows that what is built on OpenDAL works), those that speak S3 and are mounted as that (cos, obs, b2, tos), those that need a C
-//! library or a local file of their own (hdfs, rocksdb, foundationdb, sqlite…), and those that keep values rather than
-//! files (redis, memcached, etcd…); and Azure's (azdls, azfile), which bring an implementation of RSA with a known leak.
+//! server of it shows that what is built on OpenDAL works), those that speak S3 and are mounted as that (cos, obs, b2,
+//! tos), those that need a C library or a local file of their own (hdfs, rocksdb, foundationdb, sqlite…), and those that
+//! keep values rather than files (redis, memcached, etcd…); Azure's (azdls, azfile), which bring an implementation of RSA
+//! with a known leak; and ftp, whose client links a second provider of cryptography into every process: rustls then has
+//! no default one, and panics where it is asked for that.
 
 use std::collections::BTreeMap;
 
@@ -46,10 +48,6 @@ pub(super) struct Service {
     /// The option that the first component of the path stands for.
     pub(super) first: Option<&'static str>,
     pub(super) listed: Listed,
-    /// Whether a connection that content was read from is of no more use, though OpenDAL takes it for another call.
-    pub(super) spends_connections: bool,
-    /// Characters that no name may hold.
-    pub(super) refused_characters: &'static str,
     pub(super) open: fn(&BTreeMap<String, String>) -> Result<Operator, Wrong>,
     /// The names of its options.
     pub(super) options: fn() -> &'static [&'static str],
@@ -57,16 +55,7 @@ pub(super) struct Service {
 
 impl Service {
     const fn new<C: Configurator>(name: &'static str, authority: Authority) -> Self {
-        Self {
-            name,
-            authority,
-            first: None,
-            listed: Listed::Names,
-            spends_connections: false,
-            refused_characters: "",
-            open: open::<C>,
-            options: options_of::<C>,
-        }
+        Self { name, authority, first: None, listed: Listed::Names, open: open::<C>, options: options_of::<C> }
     }
 
     const fn first(self, option: &'static str) -> Self {
@@ -76,25 +65,12 @@ impl Service {
     const fn listed_whole(self) -> Self {
         Self { listed: Listed::Whole, ..self }
     }
-
-    const fn spending_connections(self) -> Self {
-        Self { spends_connections: true, ..self }
-    }
-
-    const fn refusing(self, refused_characters: &'static str) -> Self {
-        Self { refused_characters, ..self }
-    }
 }
 
 pub(super) const SERVICES: &[Service] = &[
     Service::new::<services::DropboxConfig>("dropbox", Authority::None),
     #[cfg(feature = "testing")]
     Service::new::<services::FsConfig>("fs", Authority::None),
-    // A line's end in a name would end the command that the name is sent in. The answer that ends a transfer is left unread.
-    Service::new::<services::FtpConfig>("ftp", Authority::Endpoint("ftp://"))
-        .listed_whole()
-        .spending_connections()
-        .refusing("\r\n"),
     Service::new::<services::GdriveConfig>("gdrive", Authority::None),
     Service::new::<services::GithubConfig>("github", Authority::Option("owner")).first("repo"),
     Service::new::<services::KoofrConfig>("koofr", Authority::Endpoint("https://")),

@@ -8,7 +8,6 @@
 //! |---|---|---|
 //! | `azurite.rs` | [`Azurite`] | Azure Blob |
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
-//! | `ftp.rs` | [`Ftp`] | FTP |
 //! | `gluster.rs` | [`Gluster`] | a mounted folder |
 //! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
 //! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
@@ -25,7 +24,6 @@ mod azurite;
 mod ceph;
 mod cephfs;
 mod fresh;
-mod ftp;
 mod gluster;
 mod guard;
 mod hdfs;
@@ -44,7 +42,6 @@ pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use cephfs::CephFs;
-pub use ftp::Ftp;
 pub use gluster::Gluster;
 pub use hdfs::Hdfs;
 pub use ports::Ports;
