@@ -55,7 +55,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let hidden =
         spec.options.iter().filter(|(name, value)| !is_shown(name) && value.expose().len() >= SOUGHT_BYTES_MIN);
     let hidden: Vec<Secret> = hidden.map(|(_, value)| value.clone()).collect();
-    let dal = Dal { operator, listed: service.listed, endpoint: shown.clone(), root, hidden: hidden.into() };
+    let dal = Dal { operator, service, endpoint: shown.clone(), root, hidden: hidden.into() };
     Ok(Tree::new(shown, Box::new(dal)))
 }
 

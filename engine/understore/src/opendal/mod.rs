@@ -30,7 +30,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use opendal::{EntryMode, ErrorKind, Metadata, Operator};
 
 pub(crate) use self::connect::{SCHEME, open};
-use self::services::Listed;
+use self::services::{Listed, Service};
 use crate::{
     Error, Result, Secret,
     store::Compares,
@@ -47,7 +47,7 @@ const ADVICE_WRONG_KEYS: &str = "check the service's options: user, password, to
 #[derive(Clone)]
 struct Dal {
     operator: Operator,
-    listed: Listed,
+    service: &'static Service,
     /// What errors call the service.
     endpoint: String,
     /// The mounted folder, without a slash at either end.
@@ -106,7 +106,7 @@ impl Dal {
                 let entry = entry.map_err(|error| this.failed(&dir, &error))?;
                 let name = entry.name().trim_end_matches('/').to_owned();
                 let metadata = entry.metadata();
-                let node = match (metadata.mode(), this.listed) {
+                let node = match (metadata.mode(), this.service.listed) {
                     (EntryMode::FILE, _) if ends_in_space(&name) => unnameable(),
                     (EntryMode::FILE, Listed::Names) => {
                         let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
@@ -129,6 +129,7 @@ impl Dal {
         let (shown, reason) = (path.to_owned(), self.said(error));
         match error.kind() {
             ErrorKind::NotFound => Error::NotFound { path: shown },
+            _ if is_below_a_file(error) => Error::NotFound { path: shown },
             ErrorKind::PermissionDenied => Error::PermissionDenied { path: shown, reason },
             ErrorKind::NotADirectory => Error::NotADirectory { path: shown },
             ErrorKind::IsADirectory => Error::IsADirectory { path: shown },
@@ -146,8 +147,7 @@ impl Dal {
     /// What OpenDAL says of an error, without what must not be shown. Its context has URLs, and is left out whole.
     fn said(&self, error: &opendal::Error) -> String {
         let mut said = error.message().to_owned();
-        let mut next = error.source();
-        while let Some(cause) = next {
+        for cause in causes(error) {
             // One of these names the URL; what it is about comes below it.
             if cause.downcast_ref::<reqwest::Error>().is_none() {
                 let text = cause.to_string();
@@ -155,7 +155,6 @@ impl Dal {
                     said = format!("{said}: {text}");
                 }
             }
-            next = cause.source();
         }
         self.hidden.iter().fold(said, |said, secret| said.replace(secret.expose(), "***"))
     }
@@ -169,6 +168,18 @@ fn ends_in_space(path: &str) -> bool {
 fn unnameable() -> Node {
     let what = What::Other("a file whose name ends in white space, which OpenDAL cannot ask for");
     Node { what, ..Node::dir(0) }
+}
+
+fn causes(error: &opendal::Error) -> impl Iterator<Item = &(dyn std::error::Error + 'static)> {
+    std::iter::successors(error.source(), |&cause| cause.source())
+}
+
+/// Whether something was asked for under a path that is a file. WebHDFS calls that a denial; the quotation mark after its
+/// words is one that no name could bring into them.
+fn is_below_a_file(error: &opendal::Error) -> bool {
+    let mut kinds = causes(error).filter_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
+    kinds.any(|kind| kind == std::io::ErrorKind::NotADirectory)
+        || error.message().contains("(is not a directory)\", java_class_name")
 }
 
 /// Whether a server was not reached, as far as the causes say.
@@ -218,7 +229,7 @@ impl Protocol for Dal {
             mtime_step_ns: None,
             keeps_tags: false,
             refuses_full: false,
-            refused_characters: "",
+            refused_characters: self.service.refused_characters,
         }
     }
 

@@ -48,6 +48,8 @@ pub(super) struct Service {
     /// The option that the first component of the path stands for.
     pub(super) first: Option<&'static str>,
     pub(super) listed: Listed,
+    /// Characters that no name may hold.
+    pub(super) refused_characters: &'static str,
     pub(super) open: fn(&BTreeMap<String, String>) -> Result<Operator, Wrong>,
     /// The names of its options.
     pub(super) options: fn() -> &'static [&'static str],
@@ -55,7 +57,15 @@ pub(super) struct Service {
 
 impl Service {
     const fn new<C: Configurator>(name: &'static str, authority: Authority) -> Self {
-        Self { name, authority, first: None, listed: Listed::Names, open: open::<C>, options: options_of::<C> }
+        Self {
+            name,
+            authority,
+            first: None,
+            listed: Listed::Names,
+            refused_characters: "",
+            open: open::<C>,
+            options: options_of::<C>,
+        }
     }
 
     const fn first(self, option: &'static str) -> Self {
@@ -64,6 +74,10 @@ impl Service {
 
     const fn listed_whole(self) -> Self {
         Self { listed: Listed::Whole, ..self }
+    }
+
+    const fn refusing(self, refused_characters: &'static str) -> Self {
+        Self { refused_characters, ..self }
     }
 }
 
@@ -79,7 +93,8 @@ pub(super) const SERVICES: &[Service] = &[
     Service::new::<services::SeafileConfig>("seafile", Authority::Endpoint("https://")).first("repo_name"),
     Service::new::<services::UpyunConfig>("upyun", Authority::Option("bucket")),
     Service::new::<services::WebdavConfig>("webdav", Authority::Endpoint("https://")).listed_whole(),
-    Service::new::<services::WebhdfsConfig>("webhdfs", Authority::Endpoint("http://")).listed_whole(),
+    // HDFS holds no such names, and says of them that they are not there.
+    Service::new::<services::WebhdfsConfig>("webhdfs", Authority::Endpoint("http://")).listed_whole().refusing(":"),
     Service::new::<services::YandexDiskConfig>("yandex-disk", Authority::None),
 ];
 

@@ -3,6 +3,7 @@
 use std::{ops::Range, sync::Arc};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 use crate::{
     Capabilities, Condition, Depth, FileId, Landing, Remnant, Result, Settled, Staged, StagedRecord, Stat, StorePath,
@@ -14,12 +15,16 @@ use crate::{
 pub struct Paired {
     reads: Arc<dyn UnderStore>,
     writes: Arc<dyn UnderStore>,
+    /// That of both, as of when it was last asked for.
+    traffic: Traffic,
+    /// Held while it is brought up to date.
+    asked: Mutex<()>,
 }
 
 impl Paired {
     /// Looks, lists and reads by the one, and changes by the other.
     pub fn new(reads: Arc<dyn UnderStore>, writes: Arc<dyn UnderStore>) -> Self {
-        Self { reads, writes }
+        Self { reads, writes, traffic: Traffic::default(), asked: Mutex::default() }
     }
 }
 
@@ -34,7 +39,13 @@ impl UnderStore for Paired {
     }
 
     fn traffic(&self) -> &Traffic {
-        self.reads.traffic()
+        let _alone = self.asked.lock();
+        let (reads, writes, told) =
+            (self.reads.traffic().totals(), self.writes.traffic().totals(), self.traffic.totals());
+        self.traffic.count_read(reads.bytes_read + writes.bytes_read - told.bytes_read);
+        self.traffic.count_written(reads.bytes_written + writes.bytes_written - told.bytes_written);
+        (told.requests..reads.requests + writes.requests).for_each(|_| self.traffic.count_request());
+        &self.traffic
     }
 
     async fn check(&self) -> Result<()> {
