@@ -114,26 +114,6 @@ async fn hdfs() {
 
 /// What OpenDAL reads is held against what is written natively, version by version.
 #[tokio::test(flavor = "multi_thread")]
-async fn webhdfs_by_opendal() {
-    let server = Hdfs::start().await.unwrap();
-    let native = |folder: &str| {
-        let spec = MountSpec::new(format!("{}{folder}", server.name_node()));
-        citius_understore::open(&spec.option("hadoop_user", server.user())).unwrap()
-    };
-    native(server.folder()).mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
-    let host = server.web().replace("http://", "").replace("/webhdfs/v1", "");
-    let folder = format!("{}/pre fix%", server.folder());
-    let spec = MountSpec::new(format!("opendal+webhdfs://{host}{folder}")).option("user_name", server.user());
-    let reads = citius_understore::open(&MountSpec { read_only: true, ..spec }).unwrap();
-    reads.check().await.unwrap();
-    let store = Arc::new(Paired::new(reads, native(&folder)));
-    let name = format!("Hadoop {}, written natively", server.version());
-    let skips = ["odd_names", "shared_upload", "one_replacer_wins", "descriptors_show_one_version"];
-    hold("opendal-webhdfs", &name, store, &skips).await;
-    server.stop().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn webdav_by_opendal() {
     let server = SeaweedFs::start().await.unwrap();
     let root = server.webdav();

@@ -134,10 +134,10 @@ const ROWS: &[Row] = &[
         proof: Proof::Runs(&["sftp"]),
     },
     Row {
-        name: "What else OpenDAL speaks: WebHDFS, Dropbox, OneDrive and others",
+        name: "What else OpenDAL speaks: Dropbox, OneDrive, GitHub and others",
         uris: "`opendal+<service>://`, with `--read-only`",
         credentials: "each service's own",
-        proof: Proof::Reads(&["opendal-webhdfs", "opendal-webdav"]),
+        proof: Proof::Reads(&["opendal-webdav"]),
     },
 ];
 

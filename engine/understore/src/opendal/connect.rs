@@ -55,7 +55,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let hidden =
         spec.options.iter().filter(|(name, value)| !is_shown(name) && value.expose().len() >= SOUGHT_BYTES_MIN);
     let hidden: Vec<Secret> = hidden.map(|(_, value)| value.clone()).collect();
-    let dal = Dal { operator, service, endpoint: shown.clone(), root, hidden: hidden.into() };
+    let dal = Dal { operator, listed: service.listed, endpoint: shown.clone(), root, hidden: hidden.into() };
     Ok(Tree::new(shown, Box::new(dal)))
 }
 
@@ -149,8 +149,8 @@ mod tests {
         let is = |root: &str, options: &[(&str, &str)]| {
             (root.to_owned(), options.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
         };
-        assert_eq!(place("opendal+webhdfs://h:2121/a b/"), is("a b", &[("endpoint", "http://h:2121")]));
-        assert_eq!(place("opendal+webhdfs://h"), is("", &[("endpoint", "http://h")]));
+        assert_eq!(place("opendal+webdav://h:2121/a b/"), is("a b", &[("endpoint", "https://h:2121")]));
+        assert_eq!(place("opendal+webdav://h"), is("", &[("endpoint", "https://h")]));
         assert_eq!(place("opendal+dropbox:///a%20b"), is("a%20b", &[]));
         assert_eq!(place("opendal+github://me/repo/a/b"), is("a/b", &[("owner", "me"), ("repo", "repo")]));
         let seafile = place("opendal+seafile://h/library/p");
@@ -171,7 +171,7 @@ mod tests {
     fn what_is_not_built_in_and_what_is_not_known_is_said() {
         let refused = |spec: &MountSpec| open(spec).unwrap_err().to_string();
         let text = refused(&spec("opendal+gopher://h/", &[]));
-        assert!(text.contains("gopher") && text.contains("webhdfs") && text.contains("yandex-disk"), "{text}");
+        assert!(text.contains("gopher") && text.contains("webdav") && text.contains("yandex-disk"), "{text}");
         // OpenDAL itself ignores these.
         let text = refused(&spec("opendal+webdav://h/", &[("pasword", "hidden")]));
         assert!(text.contains("did you mean password?") && !text.contains("hidden"), "{text}");

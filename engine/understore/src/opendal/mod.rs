@@ -3,8 +3,8 @@
 //! What file systems on a network have in common is in `tree/`; here are the calls of this one, whichever service it is.
 //! They are few, because a mount of this kind is read only:
 //!
-//! - What Citius publishes must appear in one step, and be known again after a crash. Services of OpenDAL have no
-//!   rename (WebHDFS), or one that deletes first and moves then (Google Drive, Koofr); none tells whether something
+//! - What Citius publishes must appear in one step, and be known again after a crash. A rename of
+//!   OpenDAL's may be one that deletes first and moves then (Google Drive, Koofr); none tells whether something
 //!   is at its target, a deletion succeeds where nothing is, and an upload under way has no name by which another process
 //!   could end it. Writers of many services hold a file in memory until it is whole.
 //! - A version is length, modification time, and the etag, else the version, else the digest that a service tells. A file
@@ -30,7 +30,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use opendal::{EntryMode, ErrorKind, Metadata, Operator};
 
 pub(crate) use self::connect::{SCHEME, open};
-use self::services::{Listed, Service};
+use self::services::Listed;
 use crate::{
     Error, Result, Secret,
     store::Compares,
@@ -47,7 +47,7 @@ const ADVICE_WRONG_KEYS: &str = "check the service's options: user, password, to
 #[derive(Clone)]
 struct Dal {
     operator: Operator,
-    service: &'static Service,
+    listed: Listed,
     /// What errors call the service.
     endpoint: String,
     /// The mounted folder, without a slash at either end.
@@ -106,7 +106,7 @@ impl Dal {
                 let entry = entry.map_err(|error| this.failed(&dir, &error))?;
                 let name = entry.name().trim_end_matches('/').to_owned();
                 let metadata = entry.metadata();
-                let node = match (metadata.mode(), this.service.listed) {
+                let node = match (metadata.mode(), this.listed) {
                     (EntryMode::FILE, _) if ends_in_space(&name) => unnameable(),
                     (EntryMode::FILE, Listed::Names) => {
                         let path = if dir.is_empty() { name.clone() } else { format!("{dir}/{name}") };
@@ -174,12 +174,10 @@ fn causes(error: &opendal::Error) -> impl Iterator<Item = &(dyn std::error::Erro
     std::iter::successors(error.source(), |&cause| cause.source())
 }
 
-/// Whether something was asked for under a path that is a file. WebHDFS calls that a denial; the quotation mark after its
-/// words is one that no name could bring into them.
+/// Whether something was asked for under a path that is a file.
 fn is_below_a_file(error: &opendal::Error) -> bool {
     let mut kinds = causes(error).filter_map(|cause| Some(cause.downcast_ref::<std::io::Error>()?.kind()));
     kinds.any(|kind| kind == std::io::ErrorKind::NotADirectory)
-        || error.message().contains("(is not a directory)\", java_class_name")
 }
 
 /// Whether a server was not reached, as far as the causes say.
@@ -229,7 +227,7 @@ impl Protocol for Dal {
             mtime_step_ns: None,
             keeps_tags: false,
             refuses_full: false,
-            refused_characters: self.service.refused_characters,
+            refused_characters: "",
         }
     }
 

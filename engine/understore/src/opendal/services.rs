@@ -4,7 +4,8 @@
 //! server of it shows that what is built on OpenDAL works), those that speak S3 and are mounted as that (cos, obs, b2,
 //! tos), those that need a C library or a local file of their own (hdfs, rocksdb, foundationdb, sqlite…), and those that
 //! keep values rather than files (redis, memcached, etcd…); Azure's (azdls, azfile), which bring an implementation of RSA
-//! with a known leak; and ftp, whose client links a second provider of cryptography into every process: rustls then has
+//! with a known leak; webhdfs, whose server changes the letters of a name (to their composed form) where it sends a reader
+//! on, so that another file could be read; and ftp, whose client links a second provider of cryptography into every process: rustls then has
 //! no default one, and panics where it is asked for that.
 
 use std::collections::BTreeMap;
@@ -48,8 +49,6 @@ pub(super) struct Service {
     /// The option that the first component of the path stands for.
     pub(super) first: Option<&'static str>,
     pub(super) listed: Listed,
-    /// Characters that no name may hold.
-    pub(super) refused_characters: &'static str,
     pub(super) open: fn(&BTreeMap<String, String>) -> Result<Operator, Wrong>,
     /// The names of its options.
     pub(super) options: fn() -> &'static [&'static str],
@@ -57,15 +56,7 @@ pub(super) struct Service {
 
 impl Service {
     const fn new<C: Configurator>(name: &'static str, authority: Authority) -> Self {
-        Self {
-            name,
-            authority,
-            first: None,
-            listed: Listed::Names,
-            refused_characters: "",
-            open: open::<C>,
-            options: options_of::<C>,
-        }
+        Self { name, authority, first: None, listed: Listed::Names, open: open::<C>, options: options_of::<C> }
     }
 
     const fn first(self, option: &'static str) -> Self {
@@ -74,10 +65,6 @@ impl Service {
 
     const fn listed_whole(self) -> Self {
         Self { listed: Listed::Whole, ..self }
-    }
-
-    const fn refusing(self, refused_characters: &'static str) -> Self {
-        Self { refused_characters, ..self }
     }
 }
 
@@ -93,8 +80,6 @@ pub(super) const SERVICES: &[Service] = &[
     Service::new::<services::SeafileConfig>("seafile", Authority::Endpoint("https://")).first("repo_name"),
     Service::new::<services::UpyunConfig>("upyun", Authority::Option("bucket")),
     Service::new::<services::WebdavConfig>("webdav", Authority::Endpoint("https://")).listed_whole(),
-    // HDFS holds no such names, and says of them that they are not there.
-    Service::new::<services::WebhdfsConfig>("webhdfs", Authority::Endpoint("http://")).listed_whole().refusing(":"),
     Service::new::<services::YandexDiskConfig>("yandex-disk", Authority::None),
 ];
 
