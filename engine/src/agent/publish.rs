@@ -346,7 +346,13 @@ impl Publication<'_> {
             Ok(token) => return Ok(token),
             Err(error) => error,
         };
-        match self.settle(record).await {
+        let record = if error.refuses_publication() {
+            // Nothing is under way that would have to be waited out.
+            self.doubtful.insert(record.clone().not_published_since(0)).clone()
+        } else {
+            record.clone()
+        };
+        match self.settle(&record).await {
             Ok(Settled::Published(token)) => {
                 tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
                 Ok(token)

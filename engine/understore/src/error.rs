@@ -87,6 +87,16 @@ pub enum Error {
         /// What to do, in the names of this system's options.
         advice: &'static str,
     },
+    /// The server says that it is asked too much, and did nothing.
+    #[error("{endpoint} is asked too much ({reason}); try again in a while, or lower max_concurrency")]
+    Throttled {
+        /// The endpoint.
+        endpoint: String,
+        /// What it said.
+        reason: String,
+        /// How long it wants to be left alone.
+        retry_after: Option<std::time::Duration>,
+    },
     /// Somebody answers at the endpoint, and is not whom we trust, or speaks no TLS.
     #[error(
         "no safe connection to {endpoint} ({reason}); see that its certificate is valid for this name and signed by an authority that this machine trusts, and that the port speaks TLS; a test server may be mounted with allow_invalid_certificates=true"
@@ -398,6 +408,11 @@ impl Error {
         matches!(self, Self::NotFound { .. })
     }
 
+    /// Whether a publication that ended like this did not happen, and never will.
+    pub fn refuses_publication(&self) -> bool {
+        matches!(self, Self::AlreadyExists { .. } | Self::Conflict { .. })
+    }
+
     /// What a caller can do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
@@ -429,7 +444,7 @@ impl Error {
             Self::NoSpace { .. } => ErrorClass::NoSpace,
             Self::Busy { .. } => ErrorClass::Busy,
             Self::TimedOut { .. } | Self::Away { .. } => ErrorClass::TimedOut,
-            Self::Unreachable { .. } | Self::Cancelled { .. } => ErrorClass::Unavailable,
+            Self::Unreachable { .. } | Self::Throttled { .. } | Self::Cancelled { .. } => ErrorClass::Unavailable,
             Self::WrongLength { .. } | Self::BadRecord { .. } | Self::Io { .. } | Self::Store { .. } => {
                 ErrorClass::UnderStore
             }
@@ -441,6 +456,7 @@ impl Error {
         matches!(
             self,
             Self::Unreachable { .. }
+                | Self::Throttled { .. }
                 | Self::TimedOut { .. }
                 | Self::Away { .. }
                 | Self::Busy { .. }

@@ -17,6 +17,7 @@
 //! | `store.rs` | [`UnderStore`]: the contract that all systems keep |
 //! | `staged.rs` | [`Staged`], [`StagedRecord`]: writes, and what ends them after a crash |
 //! | `local/` | `file:`, our own, beneath one folder |
+//! | `mounted.rs` | `nfs://`, `glusterfs://`, `cephfs://`: the folder where this machine has them |
 //! | `object/` | what all object stores have in common, over the requests of each |
 //! | `s3/` | `s3://`, `gs://`, `oss://`: their requests |
 //! | `azure/` | `abfs://`, `wasb://`, `az://`: its requests |
@@ -31,7 +32,7 @@
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
 //! | `traffic/` | [`Traffic`]: how requests of network stores are limited, repeated and counted |
-//! | `path.rs`, `secret.rs`, `error.rs` | what all of them use |
+//! | `path.rs`, `secret.rs`, `key_file.rs`, `error.rs` | what all of them use |
 //! | `testing/` | conformance suite, fault hook, real servers (feature `testing`) |
 
 mod alias;
@@ -42,10 +43,12 @@ mod diagnose;
 mod document;
 mod error;
 mod hdfs;
+mod key_file;
 mod local;
 #[cfg(feature = "testing")]
 mod memory;
 mod mount;
+mod mounted;
 mod name_order;
 mod object;
 mod opendal;

@@ -9,7 +9,7 @@ use crate::{
     alias::Alias,
     azure, hdfs,
     local::LocalStore,
-    opendal,
+    mounted, opendal,
     read_only::ReadOnly,
     redact, s3,
     secret::{is_shown, shown_value},
@@ -109,9 +109,12 @@ const REGISTRY: &[System] = &[
     System::new(&["http", "https", "webdav", "webdavs", "dav", "davs"], |spec| Ok(Arc::new(webdav::open(spec)?)))
         .also(webdav::ALIASES, webdav::translate),
     System::new(&[opendal::SCHEME], |spec| Ok(Arc::new(opendal::open(spec)?))),
+    System::new(&["nfs", "glusterfs", "cephfs"], mounted::open),
     System::new(&["sftp"], |spec| Ok(Arc::new(sftp::open(spec)?))),
     System::new(&["swift"], |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)))
         .also(swift::ALIASES, swift::translate),
+    #[cfg(feature = "testing")]
+    System::new(&["example"], |spec| Ok(Arc::new(crate::testing::example::open(spec)?))),
     #[cfg(feature = "testing")]
     System::new(&["memory"], |spec| Ok(crate::memory::MemoryStore::named(&spec.uri))),
 ];

@@ -93,8 +93,8 @@ pub enum StagedBody {
     },
     /// In the memory of the process that staged it.
     Small {
-        /// No request is sent after this time (milliseconds since 1970), so that a settler can wait it out. Who
-        /// knows since when the publisher is dead may lower it to that time.
+        /// No request is sent after this time (milliseconds since 1970), so that a settler can wait it out; see
+        /// [`StagedRecord::not_published_since`].
         publish_by_ms: u64,
     },
 }
@@ -190,6 +190,18 @@ impl StagedRecord {
     /// A record for a write of which only path and id are known.
     pub fn named(path: StorePath, file_id: FileId) -> Self {
         Self { path, file_id, len: 0, body: StagedBody::Named }
+    }
+
+    /// The same write, of which somebody knows that nothing has been sent to publish it since a time (milliseconds since
+    /// 1970; zero for a write that was refused): who settles it waits for no later one.
+    pub fn not_published_since(mut self, since_ms: u64) -> Self {
+        match &mut self.body {
+            StagedBody::Small { publish_by_ms } | StagedBody::Upload { publish_by_ms: Some(publish_by_ms), .. } => {
+                *publish_by_ms = since_ms.min(*publish_by_ms);
+            }
+            StagedBody::Named | StagedBody::Temp { .. } | StagedBody::Upload { publish_by_ms: None, .. } => {}
+        }
+        self
     }
 
     /// The record as bytes; see the module's diagram.

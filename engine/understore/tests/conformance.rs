@@ -8,7 +8,7 @@ use citius_understore::{
     LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
         Paired, Ran, Report, conformance,
-        servers::{CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
+        servers::{Azurite, CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
     },
 };
 
@@ -36,6 +36,13 @@ async fn memory() {
         &["descriptors_show_one_version"],
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn example() {
+    let store = citius_understore::open(&MountSpec::new("example://conformance")).unwrap();
+    hold("example", "this process", store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"])
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -131,12 +138,71 @@ async fn webdav_by_opendal() {
     server.stop().unwrap();
 }
 
-// It waits for minutes of real time.
+/// The name node that is asked first is standby.
 #[cfg(feature = "more-servers")]
 #[tokio::test(flavor = "multi_thread")]
-async fn azure_of_azurite() {
-    use citius_understore::testing::servers::Azurite;
+async fn hdfs_of_two_name_nodes() {
+    use citius_understore::testing::servers::{HdfsPair, NameNode};
 
+    let server = HdfsPair::start(NameNode::Second).await.unwrap();
+    let spec = |folder: &str| {
+        MountSpec::new(format!("{}{folder}", server.uri()))
+            .option("hdfs_conf_dir", server.conf_dir().display().to_string())
+            .option("hadoop_user", server.user())
+    };
+    let above = citius_understore::open(&spec("")).unwrap();
+    above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let store = citius_understore::open(&spec("/pre fix%")).unwrap();
+    store.check().await.unwrap();
+    let name = format!("Hadoop {}, two name nodes", server.version());
+    hold("hdfs-ha", &name, store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}
+
+#[cfg(feature = "more-servers")]
+#[test]
+fn hdfs_with_kerberos() {
+    use citius_understore::testing::{
+        is_alone, run_alone,
+        servers::{Hdfs, Kdc, Protection},
+    };
+
+    const THIS: &str = "hdfs_with_kerberos";
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let told = |variable: &str| std::env::var(variable).unwrap();
+    let spec = |folder: &str| {
+        MountSpec::new(format!("{}{folder}", told("TEST_URI")))
+            .option("hdfs_conf_dir", told("TEST_CONF_DIR"))
+            .option("kerberos_principal", told("TEST_PRINCIPAL"))
+            .option("kerberos_keytab", told("TEST_KEYTAB"))
+    };
+    if is_alone(THIS) {
+        return runtime.block_on(async {
+            let above = citius_understore::open(&spec("")).unwrap();
+            above.mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+            let store = citius_understore::open(&spec("/pre fix%")).unwrap();
+            store.check().await.unwrap();
+            let skips = ["shared_upload", "one_replacer_wins", "descriptors_show_one_version"];
+            hold("hdfs-kerberos", &told("TEST_SERVER"), store, &skips).await;
+        });
+    }
+    let kdc = runtime.block_on(Kdc::start()).unwrap();
+    let hdfs = runtime.block_on(Hdfs::start_secure(&kdc, Protection::Privacy)).unwrap();
+    let variables = [
+        ("KRB5_CONFIG", kdc.config().display().to_string()),
+        ("TEST_URI", format!("{}{}", hdfs.name_node(), hdfs.folder())),
+        ("TEST_CONF_DIR", hdfs.conf_dir().display().to_string()),
+        ("TEST_PRINCIPAL", kdc.principal(hdfs.user())),
+        ("TEST_KEYTAB", kdc.keytab(hdfs.user()).unwrap().display().to_string()),
+        ("TEST_SERVER", format!("Hadoop {}, MIT Kerberos {}, privacy", hdfs.version(), kdc.version())),
+    ];
+    run_alone(THIS, &variables);
+    hdfs.stop().unwrap();
+    kdc.stop().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn azure_of_azurite() {
     // Beside each other, for what time alone fences is waited out.
     let runs = ["", "deep/pre fix%"].map(async |prefix| {
         let server = Azurite::start().await.unwrap();

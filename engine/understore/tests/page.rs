@@ -18,8 +18,6 @@ use citius_understore::testing::{FOLDER_VARIABLE, Ran, Suite};
 enum Proof {
     /// By suites on servers of this very system.
     Runs(&'static [&'static str]),
-    /// By suites on servers of this very system, that do not all hold; with what does not.
-    Partly(&'static [&'static str], &'static str),
     /// By suites on something that speaks as it does.
     StandIn(&'static [&'static str]),
     /// By suites of these, whose writes went another way.
@@ -89,22 +87,32 @@ const ROWS: &[Row] = &[
     },
     Row {
         name: "OpenStack Swift",
-        uris: "`swift://container/path`",
-        credentials: "user and key (v1), Keystone v3, application credential, `OS_*`",
+        uris: "`swift://container/path`, `swift://container.provider/path`",
+        credentials: "user and key (v1), Keystone v3, application credential, `clouds.yaml`, `OS_*`",
         proof: Proof::Runs(&["swift"]),
     },
     Row {
         name: "Ceph by Swift",
-        uris: "`swift://container/path`",
+        uris: "`swift://container/path`, `swift://container.provider/path`",
         credentials: "user and key (v1)",
-        proof: Proof::Partly(&["ceph-swift"], "an object of several parts cannot be renamed there"),
+        proof: Proof::Runs(&["ceph-swift"]),
     },
-    Row { name: "CephFS", uris: "the path where it is mounted", credentials: "-", proof: Proof::Runs(&["cephfs"]) },
-    Row { name: "GlusterFS", uris: "the path where it is mounted", credentials: "-", proof: Proof::Runs(&["gluster"]) },
+    Row {
+        name: "CephFS",
+        uris: "`cephfs://monitor/path`, `cephfs:///path`, or the folder where it is mounted",
+        credentials: "of whoever mounts it",
+        proof: Proof::Runs(&["cephfs"]),
+    },
+    Row {
+        name: "GlusterFS",
+        uris: "`glusterfs://server/volume/path`, or the folder where it is mounted",
+        credentials: "of whoever mounts it",
+        proof: Proof::Runs(&["gluster"]),
+    },
     Row {
         name: "NFS",
-        uris: "the path where it is mounted",
-        credentials: "-",
+        uris: "`nfs://server/export/path`, or the folder where it is mounted",
+        credentials: "of whoever mounts it",
         proof: Proof::NotRun(
             "the kernels at hand have no NFS client; it is a folder of another machine, as GlusterFS is",
         ),
@@ -116,10 +124,16 @@ const ROWS: &[Row] = &[
         proof: Proof::Runs(&["hdfs"]),
     },
     Row {
-        name: "HDFS with Kerberos, or with several name nodes",
-        uris: "`hdfs://nameservice/path`",
-        credentials: "the ticket of the process",
-        proof: Proof::NotRun("the name services of Hadoop's files are read; a fail-over and a ticket were not tried"),
+        name: "HDFS with several name nodes",
+        uris: "`hdfs://nameservice/path`, `hdfs:///path`, with Hadoop's files in `hdfs_conf_dir` or `HADOOP_CONF_DIR`",
+        credentials: "as HDFS",
+        proof: Proof::Runs(&["hdfs-ha"]),
+    },
+    Row {
+        name: "HDFS with Kerberos",
+        uris: "as HDFS",
+        credentials: "`kerberos_principal` with `kerberos_keytab` or `kerberos_cache`, else the ticket of the process",
+        proof: Proof::Runs(&["hdfs-kerberos"]),
     },
     Row {
         name: "WebDAV",
@@ -145,7 +159,8 @@ const BEFORE: &str = "# Under-stores
 
 What can be mounted, and how that is known. This page is made of a record of the suites
 (`ci/record/under-stores.json`): what is not in it is not claimed. `citius mount check URI` says what a store of yours
-can do; [mount-options.md](mount-options.md) has the options.
+can do; [mount-options.md](mount-options.md) has the options, and
+[adding-an-under-store.md](adding-an-under-store.md) says how to add what is missing.
 
 - **contract**: every promise that Citius builds on, point by point, on a real server
   (`engine/understore/src/testing/conformance`). Points that a system cannot keep are named below; where one is, Citius knows
@@ -202,7 +217,6 @@ fn page(record: &Record) -> String {
     for Row { name, uris, credentials, proof } in ROWS {
         let known = match proof {
             Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
-            Proof::Partly(systems, lack) => format!("works in part: {lack} ({})", Said(record, systems)),
             Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
             Proof::Reads(systems) => format!(
                 "**works, read only**: what the contract writes was written natively, and its points on writes say \
@@ -213,13 +227,28 @@ fn page(record: &Record) -> String {
         };
         page += &format!("| {name} | {uris} | {credentials} | {known} |\n");
     }
-    page += "\n## Points that were left out\n\n| server | point | why |\n|---|---|---|\n";
+    page += "\n## Points that were left out\n\n| point | why | where |\n|---|---|---|\n";
+    let mut left_out: BTreeMap<(&str, &str), BTreeSet<&str>> = BTreeMap::new();
     for ran in record.values() {
         for (point, why) in &ran.skipped {
-            page += &format!("| {} | {} | {why} |\n", ran.server, point.replace('_', " "));
+            left_out.entry((point, why)).or_default().insert(called(&ran.system));
         }
     }
+    for ((point, why), systems) in left_out {
+        let systems: Vec<_> = systems.into_iter().collect();
+        page += &format!("| {} | {why} | {} |\n", point.replace('_', " "), systems.join(", "));
+    }
     page
+}
+
+/// What the page calls a system: by the row that it proves alone, if there is one.
+fn called(system: &str) -> &str {
+    let proves = |row: &&Row| match row.proof {
+        Proof::Runs(systems) | Proof::StandIn(systems) | Proof::Reads(systems) => systems.contains(&system),
+        Proof::NotRun(_) => false,
+    };
+    let rows = ROWS.iter().filter(proves).min_by_key(|row| !matches!(row.proof, Proof::Runs(_)));
+    rows.map_or(system, |row| row.name)
 }
 
 #[test]
@@ -241,13 +270,22 @@ fn no_row_claims_what_was_not_recorded() {
     let record = record(&of_project("ci/record/under-stores.json"));
     let recorded: BTreeSet<&str> = record.keys().map(|(system, _)| system.as_str()).collect();
     for row in ROWS {
-        let (Proof::Runs(systems) | Proof::Partly(systems, _) | Proof::StandIn(systems) | Proof::Reads(systems)) =
-            &row.proof
-        else {
-            continue;
-        };
+        let (Proof::Runs(systems) | Proof::StandIn(systems) | Proof::Reads(systems)) = &row.proof else { continue };
         for system in *systems {
             assert!(recorded.contains(system), "{}: nothing is recorded of {system}", row.name);
         }
+    }
+}
+
+/// The worked example quotes what is compiled and run.
+#[test]
+fn the_worked_example_is_quoted_as_it_is() {
+    let page = fs::read_to_string(of_project("docs/adding-an-under-store.md")).unwrap();
+    let sources = ["src/testing/example.rs", "src/mount.rs", "tests/conformance.rs"]
+        .map(|name| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap());
+    let quotes: Vec<&str> = page.split("```rust\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    assert_eq!(quotes.len(), 5);
+    for quote in quotes {
+        assert!(sources.iter().any(|source| source.contains(quote)), "no source has this any more:\n{quote}");
     }
 }

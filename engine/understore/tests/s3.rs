@@ -46,6 +46,58 @@ async fn on_one_server() {
     a_small_put_is_not_published_late(&server).await;
     keys_that_cannot_be_served_are_refusals(&server).await;
     secrets_are_in_no_text(&server).await;
+    many_are_deleted_by_few_requests(&server).await;
+    what_is_large_is_renamed_in_parts(&server).await;
+}
+
+/// 1,300 objects go by two requests and some lists, whatever they are called, and nothing else does.
+async fn many_are_deleted_by_few_requests(server: &SeaweedFs) {
+    let store = open(&server.s3().mount("bulk")).unwrap();
+    let odd = ["a&b", "<x>", "per%cent", "q'\"", "ünï", "two  spaces "];
+    let names = (0..1300).map(|number| format!("d/{}-{number}", odd[number % odd.len()]));
+    let puts = names.map(|name| {
+        let store = Arc::clone(&store);
+        async move { drop(put(&store, &name, b"", 1).await) }
+    });
+    futures::StreamExt::collect::<()>(futures::StreamExt::buffer_unordered(futures::stream::iter(puts), 32)).await;
+    put(&store, "d-kept", b"kept", 2).await;
+    let before = store.traffic().totals().requests;
+    store.delete_dir(&path("d"), Depth::Recursive).await.unwrap();
+    let asked = store.traffic().totals().requests - before;
+    assert!(store.stat(&path("d")).await.is_err_and(|error| error.is_not_found()));
+    assert_eq!(store.stat(&path("d-kept")).await.unwrap().len, 4);
+    assert!(asked < 10, "{asked} requests");
+}
+
+/// More than one copy copies: parts do, of one version, and what the object says of itself comes along.
+async fn what_is_large_is_renamed_in_parts(server: &SeaweedFs) {
+    const PIECES: usize = 75;
+    let piece = |number: usize| Bytes::from(vec![number as u8; 4 << 20]);
+    let store = open(&server.s3().mount("large")).unwrap();
+    let id = FileId([7; 16]);
+    let mut staged = store.stage(&path("from"), id, Some((PIECES * (4 << 20)) as u64)).await.unwrap();
+    for number in 0..PIECES {
+        staged.write(piece(number)).await.unwrap();
+    }
+    let record = staged.seal().await.unwrap();
+    staged.publish(&Condition::Any).await.unwrap();
+    put(&store, "taken", b"here", 1).await;
+    let taken = store.rename(&path("from"), &path("taken"), &Condition::MustNotExist).await;
+    assert!(matches!(taken, Err(Error::AlreadyExists { .. })), "{taken:?}");
+    let moved = store.rename(&path("from"), &path("to"), &Condition::MustNotExist).await.unwrap();
+    assert!(store.stat(&path("from")).await.is_err_and(|error| error.is_not_found()));
+    let (mut seen, mut right) = (0_u64, true);
+    let mut landing = |offset: u64, bytes: &[u8]| {
+        seen += bytes.len() as u64;
+        right &= bytes.iter().zip(offset..).all(|(byte, at)| *byte == (at >> 22) as u8);
+    };
+    store.read(&path("to"), &moved.token, 0..moved.len, &mut landing).await.unwrap();
+    assert!(right && seen == record.len, "{seen} bytes");
+    // Its id came along: a settler who looks there takes it for this write.
+    let settled = store.settle(&StagedRecord { path: path("to"), ..record }).await.unwrap();
+    assert_eq!(settled, Settled::Published(moved.token));
+    let swept = store.sweep(&|_: &Remnant| true).await.unwrap();
+    assert_eq!(swept.seen, 0, "an upload was left");
 }
 
 async fn what_is_wrong_with_a_mount_is_told_apart(server: &SeaweedFs) {

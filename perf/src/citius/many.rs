@@ -5,6 +5,7 @@ use super::cold::{MOUNT, mount};
 use super::server::write_words;
 use crate::context::Context;
 use crate::measure::Side;
+use crate::raw::plain::HELD_BYTES_MAX;
 use anyhow::Result;
 use citius_client::{Config, CreateOptions};
 use citius_understore::testing::servers::SeaweedFs;
@@ -31,7 +32,7 @@ impl<'a> Load<'a> {
         directory: &str,
         count: usize,
     ) -> Result<Option<Self>> {
-        let Some(citius) = Citius::start_beside(context)? else { return Ok(None) };
+        let Some(citius) = Citius::start_by_client(context)? else { return Ok(None) };
         mount(&citius, server)?;
         let directory = format!("{MOUNT}/{directory}");
         Ok(Some(Self { context, citius, directory, count, _server: Arc::clone(server) }))
@@ -59,7 +60,7 @@ pub(crate) struct Stream {
 impl Stream {
     /// `None` if only baselines are to be measured.
     pub(crate) fn new(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
-        let Some(citius) = Citius::start_beside(context)? else { return Ok(None) };
+        let Some(citius) = Citius::start_by_client(context)? else { return Ok(None) };
         mount(&citius, server)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         Ok(Some(Self { citius, bytes, server: Arc::clone(server), runtime }))
@@ -75,7 +76,7 @@ impl Side for Stream {
         write_words(&client, &path, self.bytes, CreateOptions::default())?;
         let speed = self.bytes as f64 / start.elapsed().as_secs_f64();
         client.delete(&path, false)?;
-        self.runtime.block_on(self.server.reclaim())?;
+        self.runtime.block_on(self.server.reclaim(HELD_BYTES_MAX))?;
         Ok(speed)
     }
 }

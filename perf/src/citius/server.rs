@@ -46,6 +46,11 @@ impl Citius {
         Self::start_on(context, [context.cores.server, context.cores.client])
     }
 
+    /// Starts it on its client's core alone, with the under-store on the other.
+    pub(crate) fn start_by_client(context: &Context) -> Result<Option<Self>> {
+        Self::start_on(context, [context.cores.client])
+    }
+
     fn start_on<const COUNT: usize>(context: &Context, cores: [usize; COUNT]) -> Result<Option<Self>> {
         let Some(program) = &context.citius else { return Ok(None) };
         let home = tempfile::Builder::new().prefix("citius-perf-").tempdir().context("making a home")?;

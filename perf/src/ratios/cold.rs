@@ -1,4 +1,5 @@
-//! Cold reads, of an object of an S3 server on this machine. The server keeps to no core: it works for both sides.
+//! Cold reads, of an object of an S3 server on this machine. Where nothing else is said the server keeps to no core: it works
+//! for both sides.
 
 use super::{Spec, side};
 use crate::citius::cold::{Cold, KEY, Pass, Requests, SMALL_BYTES, Sequential, Small};
@@ -84,12 +85,13 @@ pub(super) fn reread_requests(context: &Context) -> Result<Row> {
 const LOADED: (usize, usize) = (10_000, 16 << 10);
 const LOADED_PREFIX: &str = "many";
 
-/// `citius load` of many small objects, everybody on all cores; the baseline lists them and gets them in parallel.
+/// `citius load` of many small objects; the baseline lists them and gets them in parallel. Either has one core, and the server
+/// the other.
 pub(super) const LOAD_16K: Spec = Spec { name: "cold.load.16k", unit: "objects/s", goal: Goal::AtLeast(0.9) };
 
 pub(super) fn load_16k(context: &Context) -> Result<Row> {
     let (count, bytes) = LOADED;
-    let server = start_beside(context)?;
+    let server = start_apart(context)?;
     let plain = Plain::new(&server)?;
     plain.put_all((0..count).map(|index| format!("{LOADED_PREFIX}/{index:05}")), &vec![5; bytes].into())?;
     let mut citius = Load::new(context, &server, LOADED_PREFIX, count)?;
@@ -97,11 +99,11 @@ pub(super) fn load_16k(context: &Context) -> Result<Row> {
     LOAD_16K.measure(context, side(&mut citius), &mut many)
 }
 
-/// A stream written through, everybody on all cores; the baseline is an upload of parts.
+/// A stream written through; the baseline is an upload of parts. Either has one core, and the server the other.
 pub(super) const WRITE_STREAM: Spec = Spec { name: "write.stream", unit: "B/s", goal: Goal::AtLeast(0.9) };
 
 pub(super) fn write_stream(context: &Context) -> Result<Row> {
-    let server = start_beside(context)?;
+    let server = start_apart(context)?;
     let mut citius = Stream::new(context, &server, context.working_set_bytes)?;
     let mut upload = Upload::new(Plain::new(&server)?, "upload", context.working_set_bytes)?;
     WRITE_STREAM.measure(context, side(&mut citius), &mut upload)
@@ -114,9 +116,22 @@ fn start(context: &Context) -> Result<Arc<SeaweedFs>> {
     Ok(server)
 }
 
+/// Starts the S3 server on the server's core, and then keeps this process to the client's: who is the client here, Citius
+/// or a plain program, has the same CPU, and none of the server's.
+fn start_apart(context: &Context) -> Result<Arc<SeaweedFs>> {
+    cpu::pin(context.cores.server)?;
+    let server = start_here()?;
+    cpu::pin(context.cores.client)?;
+    Ok(server)
+}
+
 /// Starts the S3 server, and leaves this process on all cores.
 fn start_beside(context: &Context) -> Result<Arc<SeaweedFs>> {
     cpu::unpin(context.cores)?;
+    start_here()
+}
+
+fn start_here() -> Result<Arc<SeaweedFs>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting tokio")?;
     Ok(Arc::new(runtime.block_on(SeaweedFs::start()).context("starting an S3 server")?))
 }

@@ -12,6 +12,9 @@ use std::sync::Arc;
 use std::time::Instant;
 use tokio::runtime::Runtime;
 
+/// What a server may hold beside what is written in a round.
+pub(crate) const HELD_BYTES_MAX: u64 = 256 << 20;
+
 /// A client of the bucket, with threads of its own.
 pub(crate) struct Plain {
     runtime: Runtime,
@@ -40,7 +43,7 @@ impl Plain {
     fn forget(&self, key: &Path) -> Result<()> {
         self.runtime.block_on(async {
             self.store.delete(key).await?;
-            self.server.reclaim().await.map_err(anyhow::Error::from)
+            self.server.reclaim(HELD_BYTES_MAX).await.map_err(anyhow::Error::from)
         })
     }
 }

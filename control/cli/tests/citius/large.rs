@@ -1,8 +1,9 @@
-//! Large things, over a folder and over a real S3 server: a file of twice the memory tier, and a directory of 100,000
-//! files.
+//! Large things, over a folder and over a real S3 server: a file of twice the memory tier, a directory of 100,000 files,
+//! and a bucket of 1,000,000 objects.
 
 use crate::bucket::Prefix;
-use crate::support::{Process, noise, put};
+use crate::support::{Process, noise, poll, put};
+use citius_understore::testing::servers::EndlessBucket;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdout, Stdio};
 
@@ -99,6 +100,63 @@ fn a_prefix_of_100_000_objects_is_listed_whole_and_in_order() {
     prefix.touch_all(names().map(|name| format!("many/{name}")));
     prefix.put("many/f500", b"x".to_vec());
     list(&prefix.local());
+}
+
+/// Who lists a million objects holds a few pages of them, and shows the first before the last is asked for: in the command,
+/// and in the master, whose pages wait for a reader that does not read.
+#[test]
+fn a_bucket_of_1_000_000_objects_is_listed_page_by_page() {
+    const OBJECTS: u64 = 1_000_000;
+    /// What a pipe, two sockets and a page on each side hold, and room for a server with larger buffers.
+    const PAGES_AHEAD_MAX: u64 = 300;
+    /// Names after which the master's cache of answers, which has a bound of its own, is full.
+    const CACHE_FULL: u64 = OBJECTS * 4 / 10;
+    const COMMAND_BYTES_MAX: u64 = 48 << 20;
+    const GROWTH_BYTES_MAX: u64 = 16 << 20;
+    let bucket = EndlessBucket::start(OBJECTS).unwrap();
+    let spec = bucket.mount();
+    let mut arguments = vec!["--mount".to_owned(), format!("/data={}", spec.uri)];
+    for (name, value) in &spec.options {
+        arguments.extend(["--option".to_owned(), format!("{name}={}", value.expose())]);
+    }
+    let local = Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let pages_before = bucket.pages();
+
+    let mut child = local.command(&["ls", "/data"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), EndlessBucket::key(0));
+    let ahead = poll("a listing that waits for its reader", || {
+        let pages = bucket.pages();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        if bucket.pages() == pages { Ok(pages - pages_before) } else { Err(format!("{pages} pages")) }
+    });
+    assert!(ahead <= PAGES_AHEAD_MAX, "{ahead} pages were asked for before the second name was read");
+
+    let mut command_bytes = 0;
+    let mut master_bytes = 0;
+    for number in 1..OBJECTS {
+        assert_eq!(lines.next().unwrap(), EndlessBucket::key(number));
+        match number {
+            CACHE_FULL => master_bytes = private_bytes(local.id()),
+            // Not later: the pipe may hold the rest, and the command be gone.
+            _ if number == OBJECTS * 9 / 10 => command_bytes = private_bytes(child.id()),
+            _ => {}
+        }
+    }
+    assert_eq!(lines.next(), None);
+    assert!(child.wait().unwrap().success());
+    assert_eq!(bucket.pages() - pages_before, OBJECTS / 1000, "a page was asked for twice");
+    let grown = private_bytes(local.id()).saturating_sub(master_bytes);
+    println!("{ahead} pages ahead of the reader; the command held {command_bytes} bytes; the master grew by {grown}");
+    assert!(command_bytes < COMMAND_BYTES_MAX, "the command holds {command_bytes} bytes");
+    assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more for the last names");
+}
+
+/// The memory of a process that is neither shared nor a file's.
+fn private_bytes(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
 }
 
 /// The story: eight files were copied in at once, each held a part of the memory, and all of them failed for want of the

@@ -226,6 +226,12 @@ fn a_day_on_s3_of_ceph() {
 }
 
 #[test]
+fn a_day_on_swift_of_ceph() {
+    let (server, system) = System::start(CephGateway::start(CephStore::Memory), |server| server.swift_mount("day"));
+    system.live("ceph-swift", &format!("Ceph RGW {}", server.version()), true);
+}
+
+#[test]
 fn a_day_on_gcs() {
     let (server, system) = System::start(StandIn::start(Dialect::Gcs), |server| server.mount("day"));
     system.live("gcs", &format!("stand-in before SeaweedFS {}", server.version()), true);
@@ -262,11 +268,11 @@ fn a_day_on_webdav() {
     system.live("webdav", &format!("SeaweedFS {}", server.version()), true);
 }
 
-/// A mounted folder whose file system lies on a network: its files are asked for each time, as those of any folder are.
+/// A mounted folder whose file system lies on a network: its files are asked for each time, as those of any folder are. It is
+/// named as on any machine, by server and volume.
 #[test]
 fn a_day_on_gluster() {
-    let (server, system) =
-        System::start(Gluster::start(), |server| MountSpec::new(server.path().to_str().unwrap().to_owned()));
+    let (server, system) = System::start(Gluster::start(), |_| MountSpec::new("glusterfs://127.0.0.1/citius"));
     system.live("gluster", &format!("GlusterFS {}", server.version()), false);
 }
 
@@ -284,9 +290,7 @@ mod more {
 
     #[test]
     fn a_day_on_cephfs() {
-        let (server, system) = System::start(CephFs::start(CephStore::Memory), |server| {
-            MountSpec::new(server.path().to_str().unwrap().to_owned())
-        });
+        let (server, system) = System::start(CephFs::start(CephStore::Memory), |_| MountSpec::new("cephfs:///"));
         system.live("cephfs", &format!("CephFS {}", server.version()), false);
     }
 

@@ -92,7 +92,7 @@ const RULES: Rules = Rules {
     small_bytes_max: 8 << 20,
     part_bytes: 8 << 20,
     part_bytes_max: 4000 << 20,
-    copy_bytes_max: u64::MAX,
+    delete_keys_max: 1,
     create: Compares::Atomically,
     replace: Compares::Atomically,
     complete: Compares::Atomically,

@@ -11,14 +11,16 @@ use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use url::Url;
 
 use super::Hdfs;
-use crate::{Error, MountSpec, Result, Secret, StorePath, mount::unknown_option, tree::Tree};
+use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, mount::unknown_option, tree::Tree};
 
 /// Where a name node listens unless it is told otherwise.
 const PORT: u16 = 8020;
 /// Rounds over name nodes, and the first pause between them in milliseconds, unless the settings say otherwise. Without a
-/// second name node to turn to there is no use in the minutes that Hadoop waits.
-const LONE_NAME_NODE: [(&str, &str); 2] =
+/// second name node to turn to there is no use in the minutes that Hadoop waits; nor is there in a check.
+const IN_HASTE: [(&str, &str); 2] =
     [("dfs.client.failover.max.attempts", "2"), ("dfs.client.failover.sleep.base.millis", "250")];
+/// Whoever names a principal wants Kerberos, whatever the files say or do not say.
+const WITH_KERBEROS: (&str, &str) = ("hadoop.security.authentication", "kerberos");
 /// Beginnings of Hadoop's own settings.
 const SETTINGS: &[&str] = &["dfs.", "hadoop.", "ipc.", "fs."];
 
@@ -37,12 +39,13 @@ const OPTIONS: &[&str] = &[USER, CONF_DIR, CONF_FILES, REPLICATION, BLOCK_SIZE, 
 pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let shown = spec.redacted_uri();
     let (authority, root) = split_uri(&spec.uri, &shown)?;
-    let settings = settings_of(&spec.options, &shown)?;
-    let options = write_options(&spec.options, &shown)?;
-    let client = connect(&authority, &settings, &spec.options, &shown)?;
+    let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    let settings = settings_of(&own, &shown)?;
+    let options = write_options(&own, &shown)?;
+    let (client, hasty) = connect(&authority, &settings, &own, &shown)?;
     let endpoint = format!("hdfs://{authority}");
-    let hdfs = Hdfs { client, endpoint, root, options, dir_mode: 0o755 };
-    Ok(Tree::new(shown, Box::new(hdfs)))
+    let hdfs = Hdfs { client, hasty, endpoint, root, options, dir_mode: 0o755 };
+    Ok(Tree::new(shown, rules, Box::new(hdfs)))
 }
 
 /// The name node or name service, and the folder: an absolute path without a slash at its end.
@@ -106,16 +109,19 @@ fn write_options(options: &BTreeMap<String, Secret>, shown: &str) -> Result<Writ
     Ok(WriteOptions { replication, block_size, create_parent: false, overwrite: false, ..WriteOptions::default() })
 }
 
+/// A client, and of a name service one in haste.
 fn connect(
     authority: &str,
     settings: &BTreeMap<String, String>,
     options: &BTreeMap<String, Secret>,
     shown: &str,
-) -> Result<Client> {
+) -> Result<(Client, Option<Client>)> {
     let option = |name: &str| options.get(name).map(|value| value.expose().to_owned());
     let conf_dir = conf_dir(options, shown)?;
-    let build = |authority: &str, is_lone: bool| {
-        let defaults = LONE_NAME_NODE.into_iter().filter(|_| is_lone);
+    check_kerberos(options, shown)?;
+    let build = |authority: &str, is_hasty: bool| {
+        let kerberos = options.contains_key(PRINCIPAL).then_some(WITH_KERBEROS);
+        let defaults = IN_HASTE.into_iter().filter(|_| is_hasty).chain(kerberos);
         let defaults = defaults.map(|(name, value)| (name.to_owned(), value.to_owned()));
         let settings = settings.iter().map(|(name, value)| (name.clone(), value.clone()));
         let mut builder = ClientBuilder::new().with_config(defaults.chain(settings));
@@ -143,9 +149,10 @@ fn connect(
     let built = match build(authority, has_port) {
         // It is no name service of the settings, so it is a host.
         Err(HdfsError::InvalidArgument(_)) if !has_port && !authority.is_empty() => {
-            build(&format!("{authority}:{PORT}"), true)
+            build(&format!("{authority}:{PORT}"), true).map(|client| (client, None))
         }
-        other => other,
+        Ok(client) if has_port => Ok((client, None)),
+        patient => patient.and_then(|client| Ok((client, Some(build(authority, true)?)))),
     };
     built.map_err(|error| match error {
         HdfsError::InvalidArgument(reason) if authority.is_empty() => Error::InvalidUri {
@@ -161,6 +168,24 @@ fn connect(
             reason: format!("Hadoop's configuration cannot be used: {other}"),
         },
     })
+}
+
+/// Whose tickets are asked for, and by which keys, must be said together; and the keys be here.
+fn check_kerberos(options: &BTreeMap<String, Secret>, shown: &str) -> Result<()> {
+    let invalid = |option: &str, reason: &str| {
+        Err(Error::InvalidOption { uri: shown.to_owned(), option: option.to_owned(), reason: reason.to_owned() })
+    };
+    if let Some(option) = [KEYTAB, CACHE].into_iter().find(|option| options.contains_key(*option))
+        && options.get(PRINCIPAL).is_none_or(|principal| principal.expose().is_empty())
+    {
+        return invalid(option, "set kerberos_principal too: user@REALM, or service/host@REALM");
+    }
+    match options.get(KEYTAB) {
+        Some(keytab) if !Path::new(keytab.expose().trim_start_matches("FILE:")).is_file() => {
+            invalid(KEYTAB, "there is no such file on this machine; every machine that asks needs it")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The folder of Hadoop's configuration, if an option names one. One that is not there would be taken for an empty one.
@@ -218,6 +243,12 @@ mod tests {
         assert!(matches!(&error, Error::InvalidOption { option, .. } if option == CONF_DIR), "{error}");
         let error = refused("hdfs://nn:1/", &[(CONF_FILES, "/a/core-site.xml:/b/hdfs-site.xml")]);
         assert!(matches!(&error, Error::InvalidOption { option, .. } if option == CONF_FILES), "{error}");
+        for (option, value) in [(KEYTAB, "/no/such/keytab"), (CACHE, "FILE:/no/such/cache")] {
+            let error = refused("hdfs://nn:1/", &[(option, value)]).to_string();
+            assert!(error.contains(option) && error.contains("set kerberos_principal too"), "{error}");
+        }
+        let error = refused("hdfs://nn:1/", &[(PRINCIPAL, "me@REALM"), (KEYTAB, "/no/such/keytab")]).to_string();
+        assert!(error.contains(KEYTAB) && error.contains("no such file"), "{error}");
         let error = refused("hdfs:///folder", &[]).to_string();
         assert!(error.contains("no name node is named"), "{error}");
         let error = refused("hdfs://nn:1/", &[(BLOCK_SIZE, "1"), ("dfs.blocksize", "5")]).to_string();

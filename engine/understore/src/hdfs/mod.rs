@@ -18,6 +18,8 @@
 
 mod connect;
 
+use std::io;
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -44,9 +46,24 @@ const PRIVATE_MODE: u32 = 0o700;
 /// What to do about a user or ticket that is refused.
 const ADVICE_WRONG_KEYS: &str = "check hadoop_user, or the Kerberos ticket of this process (klist)";
 
+/// What to do where Kerberos is wanted and nobody is logged in.
+const ADVICE_NO_TICKET: &str = "set kerberos_principal and kerberos_keytab, or log in with kinit and set \
+    kerberos_principal and kerberos_cache; hdfs_conf_dir is to name the folder of the cluster's core-site.xml and \
+    hdfs-site.xml";
+/// A name node that wants Kerberos of a client without, or does not let it act for another, says so and closes the
+/// connection; the client loses its words.
+const ADVICE_CLOSED: &str = "check that it runs; if it wants Kerberos, set kerberos_principal and kerberos_keytab, or \
+    hdfs_conf_dir to the folder of the cluster's core-site.xml and hdfs-site.xml; with Kerberos, hadoop_user is for whom \
+    the cluster lets the principal act (hadoop.proxyuser)";
+const ADVICE_NO_LIBRARY: &str = "install libgssapi-krb5-2 (Debian) or krb5-libs (Red Hat)";
+/// GSSAPI's code for having no credentials (RFC 2744, 3.9.1), among the routine errors of a status.
+const GSS_NO_CRED: u32 = 7;
+
 /// A folder of an HDFS.
 struct Hdfs {
     client: Client,
+    /// Of a name service: gives up after few rounds over its name nodes, and so can say why.
+    hasty: Option<Client>,
     /// What errors call the cluster.
     endpoint: String,
     /// The mounted folder: an absolute path without a slash at its end, so empty for all of the file system.
@@ -84,6 +101,15 @@ impl Protocol for Hdfs {
             keeps_tags: true,
             refuses_full: true,
             refused_characters: ":",
+        }
+    }
+
+    async fn reach(&self) -> Result<()> {
+        let Some(client) = &self.hasty else { return Ok(()) };
+        match client.get_file_info(&self.at("")).await.map_err(|error| self.failed("", error)) {
+            // Somebody answers; of what is there the check goes on to tell.
+            Ok(_) | Err(Error::NotFound { .. } | Error::PermissionDenied { .. }) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -212,17 +238,31 @@ fn failed(endpoint: &str, path: &str, error: HdfsError) -> Error {
         |reason: String| Error::Unreachable { endpoint: endpoint.to_owned(), reason, advice: ADVICE_UNREACHABLE };
     let wrong_keys =
         |reason: String| Error::WrongKeys { endpoint: endpoint.to_owned(), reason, advice: ADVICE_WRONG_KEYS };
+    let no_keys = |reason: String, advice| Error::MissingKeys { endpoint: endpoint.to_owned(), reason, advice };
     match error {
         HdfsError::AlreadyExists(_) => Error::AlreadyExists { path: shown() },
         HdfsError::FileNotFound(_) => Error::NotFound { path: shown() },
+        HdfsError::IOError(error) if error.kind() == io::ErrorKind::ConnectionAborted => Error::Unreachable {
+            endpoint: endpoint.to_owned(),
+            reason: "it closed the connection".into(),
+            advice: ADVICE_CLOSED,
+        },
         HdfsError::IOError(error) => unreachable(error.to_string()),
         // The client goes on to tell all that it knows of each node.
         HdfsError::DataTransferError(reason) => {
             unreachable(format!("its data nodes: {}", reason.split(": [").next().unwrap_or_default()))
         }
         HdfsError::SASLError(reason) => wrong_keys(format!("SASL: {reason}")),
+        HdfsError::GSSAPIError(status, _, reason) if status.raw() >> 16 & 0xff == GSS_NO_CRED => {
+            no_keys(format!("it wants Kerberos: {reason}"), ADVICE_NO_TICKET)
+        }
+        HdfsError::OperationFailed(reason) if reason.contains("libgssapi") => {
+            no_keys("it wants Kerberos, whose library libgssapi_krb5.so.2 cannot be loaded".into(), ADVICE_NO_LIBRARY)
+        }
         HdfsError::GSSAPIError(_, _, reason) => wrong_keys(format!("Kerberos: {reason}")),
-        HdfsError::NoSASLMechanism => wrong_keys("it wants Kerberos or a token, and neither is at hand".into()),
+        HdfsError::NoSASLMechanism => {
+            no_keys("it wants Kerberos or a token, and neither is at hand".into(), ADVICE_NO_TICKET)
+        }
         HdfsError::RPCError(class, message) | HdfsError::FatalRPCError(class, message) => {
             refused(endpoint, path, &class, first_line(&message))
         }
@@ -277,6 +317,12 @@ mod tests {
         assert!(matches!(long, Error::Unnameable { .. }));
         let denied = of("org.apache.hadoop.security.AccessControlException").to_string();
         assert!(denied.contains("what happened") && !denied.contains("Some.java"), "{denied}");
+        let closed = HdfsError::IOError(io::ErrorKind::ConnectionAborted.into());
+        let closed = failed("hdfs://nn:1", "", closed);
+        assert!(closed.is_transient() && closed.to_string().contains("kerberos_keytab"), "{closed}");
+        let library = HdfsError::OperationFailed("Failed to load libgssapi_krb".into());
+        let library = failed("hdfs://nn:1", "", library).to_string();
+        assert!(library.contains("Kerberos") && library.contains("install"), "{library}");
         let other = of("java.io.IOException").to_string();
         assert!(other.contains("IOException: what happened"), "{other}");
     }

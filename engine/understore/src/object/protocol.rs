@@ -127,8 +127,8 @@ pub(crate) struct Rules {
     /// Bytes of a part unless a file would have too many of them.
     pub(crate) part_bytes: u64,
     pub(crate) part_bytes_max: u64,
-    /// Bytes that one copy may copy.
-    pub(crate) copy_bytes_max: u64,
+    /// Keys that one request may delete.
+    pub(crate) delete_keys_max: usize,
     /// How a put checks that nothing is there.
     pub(crate) create: Compares,
     /// How a put checks that it replaces a version.
@@ -172,6 +172,15 @@ pub(crate) trait Protocol: Send + Sync {
     /// Deletes a key, if it still has this version; that it is gone is no error. `Conflict` if it has another. Where the
     /// store cannot compare, the version is looked at just before.
     async fn delete(&self, key: &str, version: Option<&str>) -> Result<()>;
+
+    /// Deletes keys, whatever their versions, with one request; at most [`Rules::delete_keys_max`] of them. That they are
+    /// gone is no error.
+    async fn delete_all(&self, keys: &[String]) -> Result<()> {
+        for key in keys {
+            self.delete(key, None).await?;
+        }
+        Ok(())
+    }
 
     /// Copies an object that still has the version it is given with, and looks at the copy. `VersionChanged` if it has
     /// another, `AlreadyExists` if the target may not be there and is.

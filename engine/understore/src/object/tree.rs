@@ -24,10 +24,6 @@ const DELETE_IDLE_ROUNDS_MAX: usize = 10;
 impl Inner {
     /// Copies one object, only if it still has this version, and compares what came of it.
     async fn copy(&self, from_key: &str, object: &Object, to_key: &str, create_only: bool) -> Result<Object> {
-        if object.len > self.protocol.rules().copy_bytes_max {
-            let operation = "rename an object so large yet; copy it through Citius and delete it";
-            return Err(Error::NotSupported { store: self.uri.clone(), operation });
-        }
         let copy = self.protocol.copy(from_key, object, to_key, create_only).await?;
         if copy.len != object.len {
             return Err(Error::WrongLength { path: to_key.to_owned(), expected: object.len, got: copy.len });
@@ -117,9 +113,18 @@ impl Inner {
     /// with directories inside keeps one that still has entries.
     async fn delete_keys(&self, keys: Vec<(String, Option<String>)>) -> Result<()> {
         let (mut markers, objects): (Vec<_>, Vec<_>) = keys.into_iter().partition(|(key, _)| key.ends_with('/'));
-        let deletions =
-            objects.into_iter().map(|(key, etag)| async move { self.protocol.delete(&key, etag.as_deref()).await });
-        stream::iter(deletions).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect::<Vec<()>>().await?;
+        let keys_max = self.protocol.rules().delete_keys_max;
+        // One request cannot name versions, and its document not every character.
+        let (together, alone): (Vec<_>, Vec<_>) = objects
+            .into_iter()
+            .partition(|(key, version)| keys_max > 1 && version.is_none() && key.chars().all(is_in_documents));
+        let together: Vec<_> = together.into_iter().map(|(key, _)| key).collect();
+        let together: Vec<Vec<_>> = together.chunks(keys_max.max(1)).map(<[_]>::to_vec).collect();
+        let together = together.into_iter().map(|keys| async move { self.protocol.delete_all(&keys).await });
+        stream::iter(together).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect::<Vec<()>>().await?;
+        let alone =
+            alone.into_iter().map(|(key, version)| async move { self.protocol.delete(&key, version.as_deref()).await });
+        stream::iter(alone).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect::<Vec<()>>().await?;
         markers.sort();
         for (marker, _) in markers.iter().rev() {
             self.protocol.delete(marker, None).await?;
@@ -163,4 +168,9 @@ impl Inner {
             last = Some(names);
         }
     }
+}
+
+/// Whether XML can hold a character, and brings it back as it is.
+fn is_in_documents(character: char) -> bool {
+    !character.is_control() && !matches!(character, '\u{fffe}' | '\u{ffff}')
 }

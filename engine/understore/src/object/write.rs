@@ -35,8 +35,8 @@ use crate::{
     staged::{PARTS_MAX, ordered_parts},
 };
 
-/// Parts of one writer on their way at once.
-const PARTS_IN_FLIGHT_MAX: usize = 4;
+/// Parts of one writer on their way at once: fewer leave a server idle that answers late.
+const PARTS_IN_FLIGHT_MAX: usize = 8;
 /// Without a hint, parts grow by this factor each time so many have been sent: 10,000 parts of 8 MiB then reach 5 TiB.
 const PARTS_PER_GROWTH: u32 = 1000;
 /// What time alone fences must be published, answer and all, within this time of its seal.
@@ -211,16 +211,18 @@ impl Staged for StagedObject {
             Some(record) => record.clone(),
             None => self.seal().await?,
         };
-        self.may_be_published = true;
+        let was_tried = std::mem::replace(&mut self.may_be_published, true);
         let published = match &record.body {
             StagedBody::Small { publish_by_ms } => {
                 self.inner.put_small(&record, &self.key, self.held.clone(), condition, *publish_by_ms).await
             }
             _ => self.inner.publish_upload(&record, condition).await,
         };
-        // These say that it did not happen; all other errors leave that open.
-        if let Err(Error::AlreadyExists { .. } | Error::Conflict { .. } | Error::Expired { .. }) = published {
-            self.may_be_published = false;
+        if let Err(error) = &published
+            && (error.refuses_publication() || matches!(error, Error::Expired { .. }))
+        {
+            // This try came to nothing; one before it may still succeed.
+            self.may_be_published = was_tried;
         }
         published
     }

@@ -12,7 +12,7 @@ use super::{
     Dal,
     services::{Authority, SERVICES, Service, Wrong},
 };
-use crate::{Error, MountSpec, Result, Secret, StorePath, mount::unknown_option, secret::is_shown, tree::Tree};
+use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, secret::is_shown, tree::Tree};
 
 /// What all its schemes begin with.
 pub(crate) const SCHEME: &str = "opendal+";
@@ -35,13 +35,14 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
         });
     }
     let known = (service.options)();
-    for (name, value) in &spec.options {
+    let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    for (name, value) in &own {
         if name == "root" {
             return Err(invalid(&shown, name, "the folder is named in the URI; leave this option out"));
         }
         if !known.contains(&name.as_str()) {
             let others: Vec<&str> = known.iter().copied().filter(|name| *name != "root").collect();
-            return Err(unknown_option(name, &others, "", &shown));
+            return Err(TrafficSettings::unknown_option(name, &others, &shown));
         }
         if options.insert(name.clone(), value.expose().to_owned()).is_some() {
             return Err(invalid(&shown, name, "the URI names it, too; give it once"));
@@ -56,7 +57,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
         spec.options.iter().filter(|(name, value)| !is_shown(name) && value.expose().len() >= SOUGHT_BYTES_MIN);
     let hidden: Vec<Secret> = hidden.map(|(_, value)| value.clone()).collect();
     let dal = Dal { operator, listed: service.listed, endpoint: shown.clone(), root, hidden: hidden.into() };
-    Ok(Tree::new(shown, Box::new(dal)))
+    Ok(Tree::new(shown, rules, Box::new(dal)))
 }
 
 fn invalid(shown: &str, option: &str, reason: impl Into<String>) -> Error {

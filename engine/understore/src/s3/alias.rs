@@ -77,6 +77,10 @@ fn complete_endpoint(given: &mut Given, bucket: &str) -> Result<()> {
     if let Some(region) = region.filter(|_| given.get(REGION).is_none()) {
         given.put(REGION, &written, Secret::new(region))?;
     }
+    // To them the scheme alone says it.
+    if scheme == "http" && given.get(ALLOW_HTTP).is_none() {
+        given.put(ALLOW_HTTP, &written, Secret::new("true"))?;
+    }
     let in_host = given.get(VIRTUAL).is_some_and(is_true);
     let endpoint = if in_host { format!("{scheme}://{bucket}.{host}") } else { format!("{scheme}://{host}") };
     given.put(ENDPOINT, &written, Secret::new(endpoint))
@@ -170,6 +174,10 @@ mod tests {
                 ("aws_region", "eu-west-1"),
                 ("aws_virtual_hosted_style_request", "true"),
             ],
+        );
+        is_the_same(
+            &[("alluxio.underfs.s3.endpoint", "http://h:9000")],
+            &[("aws_endpoint", "http://h:9000"), ("aws_allow_http", "true")],
         );
         // One by our own name is taken as it is.
         is_the_same(&[("aws_endpoint", "https://h/")], &[("aws_endpoint", "https://h/")]);

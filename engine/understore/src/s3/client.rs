@@ -33,7 +33,7 @@ pub(super) struct Request<'a> {
     pub(super) method: Method,
     pub(super) key: &'a str,
     pub(super) query: &'a [(&'a str, &'a str)],
-    pub(super) headers: &'a [(&'static str, &'a str)],
+    pub(super) headers: &'a [(&'a str, &'a str)],
     pub(super) content: Vec<Bytes>,
 }
 
@@ -119,12 +119,12 @@ impl Client {
         self.web.open(&self.to_web(request, &self.headers(request)), call).await
     }
 
-    fn headers<'a>(&'a self, request: &Request<'a>) -> Vec<(&'static str, &'a str)> {
+    fn headers<'a>(&'a self, request: &Request<'a>) -> Vec<(&'a str, &'a str)> {
         let payer = self.payer.as_deref().map(|payer| (self.dialect.payer, payer));
         request.headers.iter().copied().chain(payer).collect()
     }
 
-    fn to_web<'a>(&'a self, request: &Request<'a>, headers: &'a [(&'static str, &'a str)]) -> web::Request<'a> {
+    fn to_web<'a>(&'a self, request: &Request<'a>, headers: &'a [(&'a str, &'a str)]) -> web::Request<'a> {
         let mut url = self.bucket_url.clone();
         // The bucket itself is asked without a trailing slash, as the service documents it.
         if !request.key.is_empty() {

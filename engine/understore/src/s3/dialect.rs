@@ -18,11 +18,17 @@ pub(super) type Header = (&'static str, &'static str);
 pub(super) struct Dialect {
     /// What tells the versions of an object apart.
     pub(super) version: Version,
+    /// How the names of an object's metadata begin.
+    pub(super) metadata: &'static str,
     /// Says which write of Citius an object is.
     pub(super) file_id: &'static str,
     /// Names what is copied, after `copy_root`.
     pub(super) copy_source: &'static str,
     pub(super) copy_root: &'static str,
+    /// Which bytes of it.
+    pub(super) copy_range: &'static str,
+    /// Bytes up to which an object is copied at once.
+    pub(super) copy_whole_bytes_max: u64,
     /// Which version must be copied.
     pub(super) copy_if: &'static str,
     /// Which version must be read.
@@ -75,8 +81,11 @@ impl Version {
 /// for Amazon's own endpoints only.
 pub(super) static S3: Dialect = Dialect {
     version: Version::Etag,
+    metadata: "x-amz-meta-",
     file_id: "x-amz-meta-citius-file",
     copy_source: "x-amz-copy-source",
+    copy_range: "x-amz-copy-source-range",
+    copy_whole_bytes_max: 256 << 20,
     copy_root: "",
     copy_if: "x-amz-copy-source-if-match",
     read_if: "if-match",
@@ -95,7 +104,7 @@ pub(super) static S3: Dialect = Dialect {
         small_bytes_max: 8 << 20,
         part_bytes: 8 << 20,
         part_bytes_max: 5 << 30,
-        copy_bytes_max: 5 << 30,
+        delete_keys_max: 1000,
         create: Compares::Atomically,
         replace: Compares::Atomically,
         complete: Compares::JustBefore,
@@ -109,8 +118,11 @@ pub(super) static S3: Dialect = Dialect {
 /// `Content-Encoding: gzip` is sent unpacked, of unknown length and without ranges, to who does not say that it takes gzip.
 pub(super) static GCS: Dialect = Dialect {
     version: Version::Generation,
+    metadata: "x-goog-meta-",
     file_id: "x-goog-meta-citius-file",
     copy_source: "x-goog-copy-source",
+    copy_range: "x-goog-copy-source-range",
+    copy_whole_bytes_max: u64::MAX,
     copy_root: "",
     copy_if: "x-goog-copy-source-if-generation-match",
     read_if: "x-goog-if-generation-match",
@@ -124,7 +136,7 @@ pub(super) static GCS: Dialect = Dialect {
     payer: "x-goog-user-project",
     etags_are_digests: false,
     encodes_tokens: false,
-    rules: Rules { copy_bytes_max: 5 << 40, ..S3.rules },
+    rules: Rules { delete_keys_max: 1, ..S3.rules },
 };
 
 /// Alibaba OSS. It can be told that nothing may be there, unless the bucket keeps old versions, and not which version to
@@ -132,8 +144,11 @@ pub(super) static GCS: Dialect = Dialect {
 /// size are copied within their bucket; etags are digests only of what was put.
 pub(super) static OSS: Dialect = Dialect {
     version: Version::Etag,
+    metadata: "x-oss-meta-",
     file_id: "x-oss-meta-citius-file",
     copy_source: "x-oss-copy-source",
+    copy_range: "x-oss-copy-source-range",
+    copy_whole_bytes_max: u64::MAX,
     copy_root: "/",
     copy_if: "x-oss-copy-source-if-match",
     read_if: "if-match",
@@ -147,13 +162,7 @@ pub(super) static OSS: Dialect = Dialect {
     payer: "x-oss-request-payer",
     etags_are_digests: false,
     encodes_tokens: true,
-    rules: Rules {
-        key_bytes_max: 1023,
-        copy_bytes_max: u64::MAX,
-        replace: Compares::JustBefore,
-        complete: Compares::JustBefore,
-        ..S3.rules
-    },
+    rules: Rules { key_bytes_max: 1023, replace: Compares::JustBefore, complete: Compares::JustBefore, ..S3.rules },
 };
 
 impl Dialect {

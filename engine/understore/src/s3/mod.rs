@@ -26,6 +26,7 @@
 //! `a/b`, replaces control characters in continuation tokens, shows a directory after its last object is gone until it has
 //! cleaned up, and deletes a marker only when nothing is under it.
 //!
+//! - `copy.rs` copies, large objects in parts.
 //! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all (`alias.rs`: other names for
 //!   the options of the first); `keys.rs` is where keys come
 //!   from (`profile.rs`: Amazon's files, `ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
@@ -35,6 +36,7 @@ mod alias;
 mod aws;
 mod client;
 mod connect;
+mod copy;
 mod dialect;
 mod gcs;
 mod keys;
@@ -51,8 +53,10 @@ use std::{
 };
 
 use async_trait::async_trait;
+use base64::{Engine as _, prelude::BASE64_STANDARD as BASE64};
 use bytes::Bytes;
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, StatusCode};
+use md5::{Digest, Md5};
 
 #[cfg(feature = "testing")]
 pub(crate) use self::aws::connect as connect_aws;
@@ -66,12 +70,15 @@ pub(crate) use self::{
 use self::{
     client::{Client, Failure, Request},
     dialect::Version,
-    xml::{CompleteAnswer, InitiateAnswer, ListAnswer, UploadsAnswer, VersioningAnswer, complete_body},
+    xml::{
+        CompleteAnswer, DeleteAnswer, DeleteError, InitiateAnswer, ListAnswer, UploadsAnswer, VersioningAnswer,
+        complete_body, delete_body,
+    },
 };
 use crate::{
     Call, Compares, Condition, Error, FileId, Operation, Part, Result,
     object::{Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, store_error, text_of},
-    web::{Answer, Opened, encode_path, header_of, http_time_ms},
+    web::{Answer, Opened, header_of, http_time_ms},
 };
 
 /// How long [`Protocol::check`] may take.
@@ -163,6 +170,26 @@ impl S3 {
             409 | 412 => true,
             404 => matches!(condition, Condition::Replaces(_)) && failure.code != "NoSuchBucket",
             _ => false,
+        }
+    }
+
+    /// Asks for an object of parts.
+    async fn end_upload(&self, key: &str, upload_id: &str, parts: &[Part], condition: &Condition) -> Result<Answer> {
+        let mut headers = vec![("content-type", "application/xml")];
+        headers.extend(self.client.dialect.complete_if(condition));
+        let complete = Request {
+            query: &[("uploadId", upload_id)],
+            headers: &headers,
+            content: vec![complete_body(parts)],
+            ..Request::new(Operation::Write, Method::POST, key)
+        };
+        self.judged(&complete).await
+    }
+
+    fn not_ended(&self, key: &str, condition: &Condition, failure: &Failure) -> Error {
+        match self.refuses(failure, condition) {
+            true => self.refused(key, condition, failure),
+            false => self.client.failed(key, failure),
         }
     }
 
@@ -351,24 +378,11 @@ impl Protocol for S3 {
     }
 
     async fn copy(&self, from: &str, object: &Object, to: &str, create_only: bool) -> Result<Object> {
-        let dialect = self.client.dialect;
-        let source = format!("{}{}/{}", dialect.copy_root, self.client.bucket, encode_path(from));
-        let mut headers = vec![(dialect.copy_source, source.as_str()), (dialect.copy_if, object.version.as_str())];
-        if create_only {
-            headers.push(dialect.create_only());
-        }
-        let request = Request { headers: &headers, ..Request::new(Operation::Change, Method::PUT, to) };
-        if let Some(failure) = Failure::of(&self.client.send(&request).await?) {
-            return Err(match failure.status.as_u16() {
-                _ if create_only && dialect.says_exists(&failure) => Error::AlreadyExists { path: to.to_owned() },
-                412 => Error::VersionChanged { path: from.to_owned() },
-                _ => self.client.failed(from, &failure),
-            });
-        }
+        self.copy_object(from, object, to, create_only).await?;
         let copy = self.head(to).await?.object;
         let (old, new) = (object.version.as_str(), copy.version.as_str());
         let both_whole = !new.is_empty() && !new.contains('-') && !old.contains('-');
-        if dialect.etags_are_digests && both_whole && new != old {
+        if self.client.dialect.etags_are_digests && both_whole && new != old {
             return Err(store_error(to, "the copy has another digest than its source"));
         }
         Ok(copy)
@@ -403,15 +417,7 @@ impl Protocol for S3 {
         file_id: FileId,
         condition: &Condition,
     ) -> Result<String> {
-        let mut headers = vec![("content-type", "application/xml")];
-        headers.extend(self.client.dialect.complete_if(condition));
-        let complete = Request {
-            query: &[("uploadId", upload_id)],
-            headers: &headers,
-            content: vec![complete_body(parts)],
-            ..Request::new(Operation::Write, Method::POST, key)
-        };
-        let answer = self.judged(&complete).await?;
+        let answer = self.end_upload(key, upload_id, parts, condition).await?;
         let Some(failure) = Failure::of(&answer) else {
             let version = match self.client.dialect.version {
                 Version::Etag => answer.document::<CompleteAnswer>(key)?.etag,
@@ -426,9 +432,34 @@ impl Protocol for S3 {
                 file_id: file_id.to_string(),
                 reason: "the upload was aborted or completed".into(),
             },
-            _ if self.refuses(&failure, condition) => self.refused(key, condition, &failure),
-            _ => self.client.failed(key, &failure),
+            _ => self.not_ended(key, condition, &failure),
         })
+    }
+
+    async fn delete_all(&self, keys: &[String]) -> Result<()> {
+        let content = delete_body(keys);
+        // Amazon and Alibaba want a digest of this one body in a header, and know this one alike.
+        let digest = BASE64.encode(Md5::digest(&content));
+        let request = Request {
+            query: &[("delete", "")],
+            headers: &[("content-type", "application/xml"), ("content-md5", &digest)],
+            content: vec![content],
+            ..Request::new(Operation::Change, Method::POST, "")
+        };
+        let answer = self.client.send(&request).await?;
+        if !answer.status.is_success() {
+            let failure = Failure::of(&answer).ok_or_else(|| store_error(&keys[0], "the store gives no error"))?;
+            return Err(self.client.failed(&keys[0], &failure));
+        }
+        let DeleteAnswer { errors } = answer.document(&keys[0])?;
+        match errors.into_iter().find(|error| error.code != "NoSuchKey") {
+            None => Ok(()),
+            Some(DeleteError { key, code, message }) => {
+                // What the document calls a failure of one key, an answer of its own would call by this status.
+                let status = if code == "AccessDenied" { StatusCode::FORBIDDEN } else { answer.status };
+                Err(self.client.failed(&key, &Failure { status, code, message, place: None }))
+            }
+        }
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {

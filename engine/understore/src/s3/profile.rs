@@ -6,26 +6,18 @@
 //!
 //! Source: AWS SDKs and Tools Reference Guide, "Format of the shared config and credentials files".
 
-use std::{
-    collections::HashMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
-use zeroize::Zeroizing;
 
 use super::{keys::KeySource, v4::Keys};
-use crate::Secret;
+use crate::{
+    Secret,
+    key_file::{LOOK_PAUSE, Stamp, stamp_of, text_of},
+};
 
-/// Bytes of one file.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-/// How long the files are not looked at again.
-const LOOK_PAUSE: Duration = Duration::from_secs(1);
 /// How long a change holds for requests that were signed before it.
 const CHANGE_HOLDS: Duration = Duration::from_secs(60);
 /// Settings that lead to keys by ways that are not gone here.
@@ -99,22 +91,8 @@ impl Profile {
     }
 
     /// What changes when the files do.
-    fn stamp(&self) -> [Option<(SystemTime, u64)>; 2] {
-        [&self.credentials, &self.config].map(|file| {
-            let metadata = fs::metadata(file).ok()?;
-            Some((metadata.modified().ok()?, metadata.len()))
-        })
-    }
-}
-
-/// None if there is no such file.
-fn text_of(file: &Path) -> Result<Option<Zeroizing<String>>, String> {
-    let failed = |error: std::io::Error| format!("{} cannot be read: {error}", file.display());
-    match fs::metadata(file) {
-        Ok(metadata) if metadata.len() > FILE_BYTES_MAX => Err(format!("{} is larger than 1 MiB", file.display())),
-        Ok(_) => fs::read_to_string(file).map(|text| Some(Zeroizing::new(text))).map_err(failed),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(error)),
+    fn stamp(&self) -> [Stamp; 2] {
+        [&self.credentials, &self.config].map(|file| stamp_of(file))
     }
 }
 
@@ -155,7 +133,7 @@ pub(super) struct ProfileKeys {
 
 struct Held {
     keys: Arc<Keys>,
-    stamp: [Option<(SystemTime, u64)>; 2],
+    stamp: [Stamp; 2],
     looked: Instant,
     changed: Option<Instant>,
 }
@@ -216,6 +194,8 @@ impl KeySource for ProfileKeys {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     struct Home(tempfile::TempDir);

@@ -86,6 +86,28 @@ pub(super) struct CompleteAnswer {
     pub(super) etag: String,
 }
 
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct CopyPartAnswer {
+    #[serde(default, rename = "ETag")]
+    pub(super) etag: String,
+}
+
+/// Which keys could not be deleted.
+#[derive(Debug, Deserialize)]
+pub(super) struct DeleteAnswer {
+    #[serde(default, rename = "Error")]
+    pub(super) errors: Vec<DeleteError>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct DeleteError {
+    pub(super) key: String,
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
 /// One page of uploads under way.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
@@ -138,6 +160,18 @@ pub(super) struct VersioningAnswer {
     /// Empty if it never did.
     #[serde(default)]
     pub(super) status: String,
+}
+
+/// What deletes keys, and is answered by those that could not be.
+pub(super) fn delete_body(keys: &[String]) -> Bytes {
+    let mut xml = String::from("<Delete xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\"><Quiet>true</Quiet>");
+    for key in keys {
+        xml.push_str("<Object><Key>");
+        xml.push_str(&quick_xml::escape::escape(key.as_str()));
+        xml.push_str("</Key></Object>");
+    }
+    xml.push_str("</Delete>");
+    xml.into()
 }
 
 /// What completes an upload.

@@ -14,7 +14,7 @@ use russh::keys::{PrivateKey, load_secret_key};
 use url::Url;
 
 use super::{Sftp, session::Target};
-use crate::{Error, MountSpec, Result, Secret, StorePath, mount::unknown_option, tree::Tree};
+use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, tree::Tree};
 
 const PORT: u16 = 22;
 const USER: &str = "sftp_user";
@@ -30,10 +30,11 @@ const USUAL_KEYS: &[&str] = &["id_ed25519", "id_ecdsa"];
 pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let shown = spec.redacted_uri();
     let Place { host, port, user, root } = place_of(&spec.uri, &shown)?;
-    if let Some(name) = spec.options.keys().find(|name| !OPTIONS.contains(&name.as_str())) {
-        return Err(unknown_option(name, OPTIONS, "", &shown));
+    let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    if let Some(name) = own.keys().find(|name| !OPTIONS.contains(&name.as_str())) {
+        return Err(TrafficSettings::unknown_option(name, OPTIONS, &shown));
     }
-    let option = |name: &str| spec.options.get(name).map(Secret::expose);
+    let option = |name: &str| own.get(name).map(Secret::expose);
     let invalid =
         |option: &str, reason: String| Error::InvalidOption { uri: shown.clone(), option: option.to_owned(), reason };
     let user = option(USER).map(str::to_owned).or(user).or_else(|| std::env::var("USER").ok());
@@ -45,11 +46,13 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     if option(KNOWN_HOSTS).is_some() && !known_hosts.is_file() {
         return Err(invalid(KNOWN_HOSTS, format!("there is no file {}", known_hosts.display())));
     }
-    let (keys, agent) = keys_of(&spec.options, folder.as_deref(), &shown)?;
+    let (keys, agent) = keys_of(&own, folder.as_deref(), &shown)?;
     let endpoint = format!("sftp://{host}:{port}");
-    let password = spec.options.get(PASSWORD).cloned();
-    let target = Target { host, port, user, known_hosts, keys, password, agent, endpoint, uri: shown.clone() };
-    Ok(Tree::new(shown, Box::new(Sftp::new(target, root))))
+    let password = own.get(PASSWORD).cloned();
+    let connect_timeout = rules.connect_timeout;
+    let target =
+        Target { host, port, user, known_hosts, keys, password, agent, endpoint, uri: shown.clone(), connect_timeout };
+    Ok(Tree::new(shown, rules, Box::new(Sftp::new(target, root))))
 }
 
 /// What a URI says.

@@ -22,8 +22,7 @@ use crate::{Error, Result, Secret, tree::ADVICE_UNREACHABLE};
 /// What to do about a user whom the server does not let in.
 const ADVICE_WRONG_KEYS: &str = "check the user in the URI, sftp_key_file and sftp_password";
 
-/// How long a connection may take, and then the log-in.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the log-in may take, when there is a connection.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long one request may go unanswered.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,6 +53,7 @@ pub(super) struct Target {
     pub(super) endpoint: String,
     /// What errors call the mount.
     pub(super) uri: String,
+    pub(super) connect_timeout: Duration,
 }
 
 /// A connection at work.
@@ -75,9 +75,9 @@ impl Session {
 
     /// Connects, looks whether the server is the one that is known, logs in, and begins the file transfer.
     pub(super) async fn open(target: &Arc<Target>) -> Result<Self> {
-        let late = |_| target.unreachable(format!("no connection within {} s", CONNECT_TIMEOUT.as_secs()));
+        let late = |_| target.unreachable(format!("no connection within {:?}", target.connect_timeout));
         let address = (target.host.as_str(), target.port);
-        let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(late)?;
+        let stream = tokio::time::timeout(target.connect_timeout, TcpStream::connect(address)).await.map_err(late)?;
         let stream = stream.map_err(|error| target.unreachable(error.to_string()))?;
         // An answer is waited for each time.
         stream.set_nodelay(true).map_err(|error| target.unreachable(error.to_string()))?;

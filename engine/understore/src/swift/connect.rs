@@ -1,13 +1,14 @@
 //! From URI and options to a connected container, with a clear word for whatever is wrong with them.
 //!
-//! `swift://CONTAINER/PREFIX`. Options that begin with `swift_` are of version 1 logins, those with `os_` of Keystone, in the
+//! `swift://CONTAINER/PREFIX`, or Hadoop's `swift://CONTAINER.PROVIDER/PREFIX` with that provider's settings as Hadoop names
+//! them (`fs.swift.service.PROVIDER.auth.url`). Options that begin with `swift_` are of version 1 logins, those with `os_` of Keystone, in the
 //! names of OpenStack's tools. Which of them are set says how to log in. What the options leave open is taken from the
-//! environment (`OS_*`, `ST_*`), credentials whole or not at all. Nothing is sent here: [`crate::UnderStore::check`] does.
+//! environment (`OS_*`, `ST_*`), credentials whole or not at all; a cloud that is named, from its file. Nothing is sent here: [`crate::UnderStore::check`] does.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{
-    ClientOptions,
+    Certificate, ClientOptions,
     client::{ClientConfigKey, HttpConnector},
 };
 use url::Url;
@@ -15,6 +16,7 @@ use url::Url;
 use super::{
     Swift,
     client::Client,
+    clouds::Cloud,
     login::{Login, Named, Proof, Way},
 };
 use crate::{
@@ -32,6 +34,8 @@ const OPTIONS: &[(&str, &str)] = &[
     ("swift_storage_url", "OS_STORAGE_URL"),
     ("swift_token", "OS_AUTH_TOKEN"),
     ("swift_allow_http", ""),
+    ("os_cloud", "OS_CLOUD"),
+    ("os_client_config_file", "OS_CLIENT_CONFIG_FILE"),
     ("os_auth_url", "OS_AUTH_URL"),
     ("os_username", "OS_USERNAME"),
     ("os_user_id", "OS_USER_ID"),
@@ -49,7 +53,21 @@ const OPTIONS: &[(&str, &str)] = &[
     ("os_application_credential_secret", "OS_APPLICATION_CREDENTIAL_SECRET"),
 ];
 /// Options that say nothing of who logs in where.
-const NEUTRAL: &[&str] = &["swift_allow_http", "os_region_name", "os_interface"];
+const NEUTRAL: &[&str] = &["swift_allow_http", "os_client_config_file", "os_region_name", "os_interface"];
+/// Names that other programs have for options.
+const ALIASES: [(&str, &str); 1] = [("cloud", "os_cloud")];
+/// How Hadoop's settings of a provider begin, and what each of them means.
+const HADOOP: &str = "fs.swift.service.";
+const HADOOP_SETTINGS: [(&str, &str); 6] = [
+    ("auth.url", "os_auth_url"),
+    ("tenant", "os_project_name"),
+    ("username", "os_username"),
+    ("password", "os_password"),
+    ("region", "os_region_name"),
+    ("public", "os_interface"),
+];
+/// Ends of the address that Hadoop asks for tokens at: of a version of Keystone that is gone, or of today's.
+const TOKEN_PATHS: [&str; 3] = ["/v2.0/tokens", "/v3/auth/tokens", "/tokens"];
 
 static ADVICE: Advice = Advice {
     bucket: "container",
@@ -84,10 +102,13 @@ fn connect(
     let shown = redact(uri);
     let (container, prefix) = split_uri(uri, &shown)?;
     let (rules, options) = TrafficSettings::split(options, &shown)?;
+    let (hadoop, options): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        options.into_iter().partition(|(name, _)| name.starts_with(HADOOP));
+    let (container, mut own) = of_provider(container, hadoop, &shown)?;
     let mut client_options = ClientOptions::new().with_connect_timeout(rules.connect_timeout).with_timeout_disabled();
-    let mut own = BTreeMap::new();
     for (name, value) in options {
         let small = name.to_ascii_lowercase();
+        let small = ALIASES.iter().find(|(alias, _)| *alias == small).map_or(small, |(_, meant)| (*meant).to_owned());
         if OPTIONS.iter().any(|(option, _)| *option == small) {
             own.insert(small, value);
         } else if let Ok(key) = small.parse::<ClientConfigKey>() {
@@ -98,13 +119,20 @@ fn connect(
         }
     }
     let settings = Settings::new(own, environment, shown);
-    let way = settings.way()?;
     let allow_http = settings.get("swift_allow_http").is_some_and(is_true);
-    let endpoint = match &way {
-        Way::V1 { url, .. } => settings.checked("swift_auth_url", url, allow_http)?,
-        Way::Keystone { url, .. } => settings.checked("os_auth_url", url, allow_http)?,
-        Way::Given { storage_url, .. } => settings.checked("swift_storage_url", storage_url, allow_http)?,
+    let (way, cloud) = match settings.get("os_cloud") {
+        None => (settings.way()?, None),
+        Some(name) => {
+            let cloud = Cloud::find(name, settings.get("os_client_config_file"), settings.clone())?;
+            let (file, verifies) = cloud.certificates()?;
+            client_options = client_options.with_allow_invalid_certificates(!verifies);
+            if let Some(file) = file {
+                client_options = client_options.with_root_certificate(certificate(&file, &settings)?);
+            }
+            (cloud.way()?, Some(cloud))
+        }
     };
+    let endpoint = way.address().to_owned();
     let client_options = client_options.with_allow_http(allow_http);
     let governor = Governor::new(Traffic::new(rules));
     let made = |governor: &Governor| {
@@ -113,11 +141,54 @@ fn connect(
         Ok::<_, Error>(governor.last().expect("it was just made"))
     };
     let (http, traffic) = made(&governor)?;
-    let login = Arc::new(Login::new(way, Web::new(http, traffic, endpoint.clone(), &ADVICE, None)));
+    let login = Arc::new(Login::new(way, cloud, Web::new(http, traffic, endpoint.clone(), &ADVICE, None)));
     let (http, traffic) = made(&governor)?;
     let web = Web::new(http, traffic, endpoint, &ADVICE, Some(Arc::clone(&login) as _));
     let client = Client { web, login, container };
     Ok((Swift { client, has_segments: Default::default(), misjudges_reads: Default::default() }, prefix))
+}
+
+/// The certificate in a file.
+fn certificate(file: &str, settings: &Settings) -> Result<Certificate> {
+    let invalid = |reason: String| settings.invalid("os_cloud", format!("its cacert {file}: {reason}"));
+    let pem = std::fs::read(file).map_err(|error| invalid(error.to_string()))?;
+    Certificate::from_pem(&pem).map_err(|error| invalid(chain(&error)))
+}
+
+/// The container without the provider's name, and what Hadoop's settings of the provider mean.
+fn of_provider(
+    host: String,
+    hadoop: BTreeMap<String, Secret>,
+    shown: &str,
+) -> Result<(String, BTreeMap<String, Secret>)> {
+    let mut meant = BTreeMap::new();
+    if hadoop.is_empty() {
+        return Ok((host, meant));
+    }
+    let refuse = |reason: String| Err(Error::InvalidUri { uri: shown.to_owned(), reason });
+    let Some((container, provider)) = host.rsplit_once('.').filter(|(container, _)| !container.is_empty()) else {
+        return refuse(format!("{HADOOP}PROVIDER.… are settings of a provider; write swift://container.PROVIDER/path"));
+    };
+    for (name, value) in hadoop {
+        let Some(setting) = name[HADOOP.len()..].strip_prefix(provider).and_then(|rest| rest.strip_prefix('.')) else {
+            return refuse(format!("the option {name} is not of the provider {provider}, which the URI names"));
+        };
+        let Some((_, option)) = HADOOP_SETTINGS.iter().find(|(known, _)| *known == setting) else {
+            let known = HADOOP_SETTINGS.map(|(known, _)| known).join(", ");
+            let advice = format!("of a provider's settings these have a meaning here: {known}; leave it out");
+            return Err(Error::UnknownOption { uri: shown.to_owned(), option: name, advice });
+        };
+        let value = match *option {
+            "os_auth_url" => {
+                let url = value.expose().trim_end_matches('/');
+                Secret::new(TOKEN_PATHS.iter().find_map(|end| url.strip_suffix(end)).unwrap_or(url))
+            }
+            "os_interface" => Secret::new(if is_true(value.expose()) { "public" } else { "internal" }),
+            _ => value,
+        };
+        meant.insert((*option).to_owned(), value);
+    }
+    Ok((container.to_owned(), meant))
 }
 
 /// Container and prefix.
@@ -135,7 +206,8 @@ fn split_uri(uri: &str, shown: &str) -> Result<(String, String)> {
 }
 
 /// What the options and the environment say together.
-struct Settings {
+#[derive(Clone, Default)]
+pub(super) struct Settings {
     shown: String,
     values: BTreeMap<String, Secret>,
 }
@@ -147,6 +219,12 @@ impl Settings {
         values.retain(|name, _| !has_own_login || NEUTRAL.contains(&name.as_str()));
         values.extend(own);
         Self { shown, values }
+    }
+
+    /// The same over what a file says.
+    pub(super) fn over(&self, mut file: BTreeMap<String, Secret>) -> Self {
+        file.extend(self.values.clone());
+        Self { shown: self.shown.clone(), values: file }
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -162,12 +240,23 @@ impl Settings {
         self.secret(name).ok_or_else(|| self.invalid(name, format!("it is not set, and {why}")))
     }
 
-    fn invalid(&self, option: &str, reason: impl Into<String>) -> Error {
+    pub(super) fn invalid(&self, option: &str, reason: impl Into<String>) -> Error {
         Error::InvalidOption { uri: self.shown.clone(), option: option.to_owned(), reason: reason.into() }
     }
 
-    /// How these settings log in.
-    fn way(&self) -> Result<Way> {
+    /// How these settings log in, where that may be done.
+    pub(super) fn way(&self) -> Result<Way> {
+        let way = self.unchecked_way()?;
+        let option = match &way {
+            Way::V1 { .. } => "swift_auth_url",
+            Way::Keystone { .. } => "os_auth_url",
+            Way::Given { .. } => "swift_storage_url",
+        };
+        self.check(option, way.address())?;
+        Ok(way)
+    }
+
+    fn unchecked_way(&self) -> Result<Way> {
         if let Some(storage_url) = self.get("swift_storage_url") {
             let token = self.need("swift_token", "swift_storage_url goes with it")?;
             return Ok(Way::Given { storage_url: storage_url.to_owned(), token });
@@ -216,7 +305,8 @@ impl Settings {
         Ok(Proof::Password { user, password, project })
     }
 
-    fn checked(&self, option: &str, endpoint: &str, allow_http: bool) -> Result<String> {
+    fn check(&self, option: &str, endpoint: &str) -> Result<()> {
+        let allow_http = self.get("swift_allow_http").is_some_and(is_true);
         match Url::parse(endpoint) {
             Ok(url) if !url.username().is_empty() || url.password().is_some() => {
                 Err(self.invalid(option, "keys do not belong in it; give them as options"))
@@ -228,7 +318,7 @@ impl Settings {
                 option,
                 "it is http://, which shows keys and data to the network; set swift_allow_http=true if that is meant",
             )),
-            Ok(_) => Ok(endpoint.to_owned()),
+            Ok(_) => Ok(()),
             Err(error) => Err(self.invalid(option, format!("{error}; write https://host:port/path"))),
         }
     }
@@ -283,6 +373,29 @@ mod tests {
         assert!(matches!(&error, Error::InvalidOption { .. }) && !format!("{error:?}").contains("hidden"), "{error}");
         let error = refused(&[("os_pasword", "hidden-value")]);
         assert!(error.to_string().contains("did you mean os_password?"), "{error}");
+    }
+
+    #[test]
+    fn a_provider_of_hadoop_is_taken_from_the_container() {
+        let settings = |pairs: &[(&str, &str)], host: &str| of_provider(host.into(), map(pairs), "swift://…");
+        assert_eq!(settings(&[], "c.with.dots").unwrap(), ("c.with.dots".into(), BTreeMap::new()));
+        let (container, meant) = settings(
+            &[
+                ("fs.swift.service.rack.auth.url", "https://k:5000/v2.0/tokens"),
+                ("fs.swift.service.rack.tenant", "t"),
+                ("fs.swift.service.rack.public", "true"),
+            ],
+            "my.data.rack",
+        )
+        .unwrap();
+        let expected = [("os_auth_url", "https://k:5000"), ("os_project_name", "t"), ("os_interface", "public")];
+        assert_eq!((container.as_str(), meant), ("my.data", map(&expected)));
+        let error = settings(&[("fs.swift.service.other.tenant", "hidden-value")], "c.rack").unwrap_err();
+        assert!(error.to_string().contains("not of the provider rack"), "{error}");
+        let error = settings(&[("fs.swift.service.rack.apikey", "hidden-value")], "c.rack").unwrap_err();
+        assert!(matches!(&error, Error::UnknownOption { .. }) && !error.to_string().contains("hidden"), "{error}");
+        let error = settings(&[("fs.swift.service.rack.tenant", "t")], "c").unwrap_err();
+        assert!(error.to_string().contains("swift://container.PROVIDER/path"), "{error}");
     }
 
     /// Half of another program's credentials would only break what was meant.

@@ -8,12 +8,15 @@ use crate::{
     web::rfc3339_ms,
 };
 
+/// The digest of no bytes at all.
+const EMPTY_DIGEST: &str = "d41d8cd98f00b204e9800998ecf8427e";
+
 /// One line of a listing.
 #[derive(Debug, Deserialize)]
 pub(super) struct Listed {
     /// Of a common prefix, instead of all else.
     #[serde(default)]
-    subdir: Option<String>,
+    pub(super) subdir: Option<String>,
     #[serde(default)]
     pub(super) name: String,
     #[serde(default)]
@@ -35,9 +38,13 @@ impl Listed {
             false => rfc3339_ms(&format!("{}Z", self.last_modified)),
         }
     }
-}
 
-impl Listed {
+    /// Whether this line does not say what the object is: Ceph lists a large object by the length of its manifest's text
+    /// and by the digest of nothing. No object has such a digest and any bytes, so these lines are known.
+    pub(super) fn is_of_manifest(&self) -> bool {
+        self.bytes > 0 && self.hash == EMPTY_DIGEST && self.slo_etag.is_none()
+    }
+
     /// A segment as a manifest would name it.
     pub(super) fn into_line(self, container: &str) -> ManifestLine {
         let name = format!("/{container}/{}", self.name);
@@ -47,6 +54,7 @@ impl Listed {
 
 impl From<Listed> for Key {
     fn from(listed: Listed) -> Self {
+        debug_assert!(!listed.is_of_manifest(), "what lies there is to be looked at");
         if let Some(subdir) = listed.subdir {
             return Self { name: Ok(subdir), object: None };
         }
@@ -116,6 +124,16 @@ mod tests {
         assert_eq!(small.mtime_ms, 1_445_412_480_500);
         let large = keys[2].object.as_ref().unwrap();
         assert_eq!((large.version.as_str(), large.mtime_ms), ("h2", 1_445_412_480_000));
+    }
+
+    /// Ceph's lines of an empty object, of a large one and of one that Swift would list as large.
+    #[test]
+    fn a_line_that_is_of_a_manifest_is_known() {
+        let line = |bytes: u64, more: &str| {
+            let text = format!(r#"{{"name":"k","hash":"{EMPTY_DIGEST}","bytes":{bytes}{more}}}"#);
+            serde_json::from_str::<Listed>(&text).unwrap().is_of_manifest()
+        };
+        assert!(!line(0, "") && line(181, "") && !line(181, r#","slo_etag":"\"h\"""#));
     }
 
     #[test]

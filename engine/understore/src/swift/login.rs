@@ -1,9 +1,13 @@
 //! Who asks: logins by version 1 of Swift's own protocol, by Keystone version 3, or a token that is given.
 //!
 //! A login gives a token and the URL that it is good for. Both are kept until shortly before the token expires or until it is
-//! refused; then one caller logs in anew, and the others wait for what it gets.
+//! refused; then one caller logs in anew, and the others wait for what it gets. Where the way to log in is written in files
+//! ([`Cloud`]), a change of them is a reason too.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,8 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use super::clouds::Cloud;
 use crate::{
     Error, Operation, Repeat, Result, Secret,
+    key_file::LOOK_PAUSE,
     object::store_error,
     web::{Answer, Request, Signer, Web, rfc3339_ms},
 };
@@ -26,6 +32,7 @@ const EXPIRY_MARGIN: Duration = Duration::from_secs(60);
 const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
 
 /// How to log in.
+#[derive(PartialEq)]
 pub(super) enum Way {
     /// Version 1, which tempauth and Ceph speak.
     V1 { url: String, user: Secret, key: Secret },
@@ -35,14 +42,25 @@ pub(super) enum Way {
     Given { storage_url: String, token: Secret },
 }
 
+impl Way {
+    /// Where it is done, or where what it gives is good for.
+    pub(super) fn address(&self) -> &str {
+        match self {
+            Self::V1 { url, .. } | Self::Keystone { url, .. } => url,
+            Self::Given { storage_url, .. } => storage_url,
+        }
+    }
+}
+
 /// What Keystone is shown.
+#[derive(PartialEq)]
 pub(super) enum Proof {
     Password { user: User, password: Secret, project: Option<Named> },
     Application { id: Option<Secret>, name: Option<Secret>, user: Option<User>, secret: Secret },
 }
 
 /// Something that has an id, or a name in a domain.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 pub(super) struct Named {
     pub(super) id: Option<Secret>,
     pub(super) name: Option<Secret>,
@@ -109,15 +127,24 @@ struct Session {
 
 /// Logs in, and keeps what it gets.
 pub(super) struct Login {
-    way: Way,
+    /// Where the way to log in is written, if it may change.
+    cloud: Option<Arc<Cloud>>,
     /// Where logins are asked for.
     web: Web,
-    session: Mutex<Option<Session>>,
+    kept: Mutex<Kept>,
+}
+
+struct Kept {
+    way: Way,
+    session: Option<Session>,
+    /// When the files were looked at.
+    looked: Instant,
 }
 
 impl Login {
-    pub(super) fn new(way: Way, web: Web) -> Self {
-        Self { way, web, session: Mutex::default() }
+    pub(super) fn new(way: Way, cloud: Option<Cloud>, web: Web) -> Self {
+        let kept = Mutex::new(Kept { way, session: None, looked: Instant::now() });
+        Self { cloud: cloud.map(Arc::new), web, kept }
     }
 
     /// The account's URL, without a trailing slash.
@@ -126,18 +153,46 @@ impl Login {
     }
 
     async fn session(&self) -> Result<Session> {
-        let mut kept = self.session.lock().await;
-        if let Some(session) = &*kept
+        let mut kept = self.kept.lock().await;
+        let is_due = kept.looked.elapsed() >= LOOK_PAUSE;
+        if is_due && self.look(&mut kept, false).await {
+            match self.log_in(&kept.way).await {
+                Ok(session) => kept.session = Some(session),
+                Err(error) if kept.session.is_none() => return Err(error),
+                // What was got before may be good for as long as it holds.
+                Err(error) => tracing::warn!(%error, "the files of clouds have changed, and nobody can log in so"),
+            }
+        }
+        if let Some(session) = &kept.session
             && session.until.is_none_or(|until| Instant::now() < until)
         {
             return Ok(session.clone());
         }
-        let session = self.log_in().await?;
-        Ok(kept.insert(session).clone())
+        let session = self.log_in(&kept.way).await?;
+        Ok(kept.session.insert(session).clone())
     }
 
-    async fn log_in(&self) -> Result<Session> {
-        match &self.way {
+    /// Takes up another way to log in, if the files have changed (or are to be read all the same) and tell one. Whether
+    /// they did.
+    async fn look(&self, kept: &mut Kept, always: bool) -> bool {
+        let Some(cloud) = self.cloud.clone() else { return false };
+        kept.looked = Instant::now();
+        let read = move || (always || cloud.has_changed()).then(|| cloud.way());
+        match tokio::task::spawn_blocking(read).await {
+            Ok(Some(Ok(way))) if way != kept.way => {
+                kept.way = way;
+                true
+            }
+            Ok(Some(Err(error))) => {
+                tracing::warn!(%error, "the files of clouds cannot be read, and things stay as they were");
+                false
+            }
+            _ => false,
+        }
+    }
+
+    async fn log_in(&self, way: &Way) -> Result<Session> {
+        match way {
             Way::V1 { url, user, key } => self.log_in_by_v1(url, user, key).await,
             Way::Keystone { url, proof, region, interface } => {
                 self.log_in_by_keystone(url, proof, region.as_deref(), interface).await
@@ -242,12 +297,13 @@ impl Signer for Login {
     }
 
     async fn renew(&self) -> Result<bool> {
-        if matches!(self.way, Way::Given { .. }) {
+        let mut kept = self.kept.lock().await;
+        if matches!(kept.way, Way::Given { .. }) {
             return Ok(false);
         }
-        let mut kept = self.session.lock().await;
-        if kept.as_ref().is_none_or(|session| session.since.elapsed() >= RENEWAL_PAUSE) {
-            *kept = Some(self.log_in().await?);
+        let is_other = self.look(&mut kept, true).await;
+        if is_other || kept.session.as_ref().is_none_or(|session| session.since.elapsed() >= RENEWAL_PAUSE) {
+            kept.session = Some(self.log_in(&kept.way).await?);
         }
         Ok(true)
     }

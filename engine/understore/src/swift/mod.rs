@@ -13,15 +13,18 @@
 //! - An object is deleted with its segments. One that is replaced leaves them, and who replaces it deletes them afterwards;
 //!   what a crash leaves in between is a sweep's, which takes the segments of every upload that is not what lies at its key.
 //! - A large object is copied segment by segment.
+//! - Ceph lists a large object by the length of its manifest's text and by the digest of nothing: each such line costs a look.
 //!
 //! # Conditions
 //! Swift knows `If-None-Match: *` of a put, and of racing ones lets several win. It knows no other condition but those of a
 //! read. So the target is looked at just before, and that is all that [`Rules`] promise. Listings may lag behind.
 //!
-//! - `connect.rs` reads URI and options; `login.rs` logs in; `client.rs` makes requests; `json.rs` reads and writes documents.
+//! - `connect.rs` reads URI and options, `clouds.rs` the files of clouds; `login.rs` logs in; `client.rs` makes requests;
+//!   `json.rs` reads and writes documents.
 
 mod alias;
 mod client;
+mod clouds;
 mod connect;
 mod json;
 mod login;
@@ -66,6 +69,8 @@ const FILE_ID_HEADER: &str = "x-object-meta-citius-file";
 const SEGMENTS_MAX: usize = 1000;
 /// Segments of one listing.
 const SEGMENTS_PAGE: usize = 1000;
+/// Looks at once at objects that a listing did not tell of.
+const LOOKS_IN_FLIGHT_MAX: usize = 8;
 /// Deletions of segments at once.
 const DELETIONS_IN_FLIGHT_MAX: usize = 8;
 /// How often an upload is looked for again after its segments are deleted, for those that were on their way.
@@ -80,7 +85,7 @@ const RULES: Rules = Rules {
     small_bytes_max: 8 << 20,
     part_bytes: 8 << 20,
     part_bytes_max: 5 << 30,
-    copy_bytes_max: u64::MAX,
+    delete_keys_max: 1,
     create: Compares::JustBefore,
     replace: Compares::JustBefore,
     complete: Compares::JustBefore,
@@ -281,6 +286,15 @@ impl Swift {
         }
     }
 
+    /// What a line of a listing stands for; `None` if that is gone since.
+    async fn key_of(&self, line: Listed) -> Result<Option<Key>> {
+        if !line.is_of_manifest() {
+            return Ok(Some(line.into()));
+        }
+        let look = self.look_at(&line.name).await?;
+        Ok(look.map(|look| Key { name: Ok(line.name), object: Some(look.head.object) }))
+    }
+
     /// Deletes all segments whose names begin so. Whether there were any.
     async fn delete_segments(&self, prefix: &str) -> Result<bool> {
         let (limit, mut marker, mut any) = (SEGMENTS_PAGE.to_string(), String::new(), false);
@@ -433,12 +447,15 @@ impl Protocol for Swift {
             Begin::First => {}
             Begin::After(key) | Begin::Token(key) => query.push(("marker", key)),
         }
-        let keys: Vec<Key> = self.list(Place::Objects, &query, ask.prefix).await?.into_iter().map(Key::from).collect();
-        let next = keys.last().filter(|_| keys.len() >= ask.count_max).and_then(|last| {
-            let name = last.name.as_ref().ok()?;
+        let listed = self.list(Place::Objects, &query, ask.prefix).await?;
+        let next = listed.last().filter(|_| listed.len() >= ask.count_max).map(|last| match &last.subdir {
             // Behind a prefix is behind all that it stands for.
-            Some(if last.object.is_none() { format!("{name}{}", char::MAX) } else { name.clone() })
+            Some(prefix) => format!("{prefix}{}", char::MAX),
+            None => last.name.clone(),
         });
+        let keys = listed.into_iter().map(|line| self.key_of(line));
+        let keys = stream::iter(keys).buffered(LOOKS_IN_FLIGHT_MAX);
+        let keys = keys.try_filter_map(|key| std::future::ready(Ok(key))).try_collect().await?;
         Ok(Keys { keys, next })
     }
 

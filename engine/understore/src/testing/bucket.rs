@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     ops::{Bound, Range},
     sync::Arc,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -29,7 +30,7 @@ const RULES: Rules = Rules {
     small_bytes_max: 1 << 20,
     part_bytes: 1 << 20,
     part_bytes_max: 1 << 30,
-    copy_bytes_max: 5 << 30,
+    delete_keys_max: 3,
     create: Compares::Atomically,
     replace: Compares::Atomically,
     complete: Compares::Atomically,
@@ -37,6 +38,8 @@ const RULES: Rules = Rules {
     markers: Markers::Within,
     drops_parts: false,
 };
+/// How late an answer may be.
+const SLOW: Duration = Duration::from_secs(12);
 /// Bytes of one chunk of content.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Uploads of one page.
@@ -72,16 +75,28 @@ pub enum Request {
 }
 
 /// What one request meets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RequestFault {
     /// Nothing.
     None,
-    /// It fails and was not done: 500, 503, a refused connection.
+    /// It fails and was not done: 500.
     Fail,
-    /// It is done, and its answer is lost.
+    /// The server is asked too much: 429, 503.
+    Throttled,
+    /// The keys that it is signed with have expired.
+    Expired,
+    /// It is done, and its answer is lost: the connection is reset.
     AnswerLost,
-    /// The server does not answer.
+    /// It is done, and its answer is not waited for.
+    TimedOut,
+    /// Nobody listens.
     Unreachable,
+    /// It is done late.
+    Slow,
+    /// The answer tells of another version than there is.
+    OtherVersion,
+    /// The listing still has what was deleted last.
+    StaleKeys,
     /// Content ends early, as if it were whole.
     Truncated,
     /// Content breaks off.
@@ -126,6 +141,8 @@ struct Begun {
 struct State {
     objects: BTreeMap<String, Stored>,
     uploads: BTreeMap<u64, Begun>,
+    /// What was deleted last.
+    deleted: Option<(String, Stored)>,
     serial: u64,
 }
 
@@ -202,10 +219,22 @@ impl Bucket {
     }
 
     /// What a request meets, if that is not its end already.
-    fn meet(&self, request: Request, key: &str) -> Result<RequestFault> {
+    async fn meet(&self, request: Request, key: &str) -> Result<RequestFault> {
         self.traffic.count_request();
         match (self.hook)(request, key) {
-            RequestFault::Fail => Err(store_error(key, "503 SlowDown, by a test's wish")),
+            RequestFault::Fail => Err(store_error(key, "HTTP 500, by a test's wish")),
+            RequestFault::Throttled => {
+                let (endpoint, reason) = ("memory".into(), "503 SlowDown, by a test's wish".into());
+                Err(Error::Throttled { endpoint, reason, retry_after: None })
+            }
+            RequestFault::Expired => {
+                let (endpoint, reason) = ("memory".into(), "the token has expired, by a test's wish".into());
+                Err(Error::WrongKeys { endpoint, reason, advice: "wait" })
+            }
+            RequestFault::Slow => {
+                tokio::time::sleep(SLOW).await;
+                Ok(RequestFault::None)
+            }
             RequestFault::Unreachable => Err(unreachable("nobody listens, by a test's wish")),
             fault => Ok(fault),
         }
@@ -220,6 +249,7 @@ fn unreachable(reason: &str) -> Error {
 fn answer<T>(fault: RequestFault, key: &str, answer: T) -> Result<T> {
     match fault {
         RequestFault::AnswerLost => Err(store_error(key, "the connection was reset, by a test's wish")),
+        RequestFault::TimedOut => Err(Error::TimedOut { path: key.to_owned(), seconds: 0 }),
         _ => Ok(answer),
     }
 }
@@ -274,21 +304,25 @@ impl Protocol for Bucket {
     }
 
     async fn check(&self, prefix: &str) -> Result<()> {
-        self.meet(Request::Keys, prefix).map(drop)
+        self.meet(Request::Keys, prefix).await.map(drop)
     }
 
     async fn head(&self, key: &str) -> Result<Head> {
-        let fault = self.meet(Request::Head, key)?;
+        let fault = self.meet(Request::Head, key).await?;
         let state = self.state.lock();
         let stored = state.objects.get(key).ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
         if stored.is_marker {
             return Err(Error::IsADirectory { path: key.to_owned() });
         }
-        answer(fault, key, Head { object: stored.object(), file_id: stored.file_id })
+        let mut object = stored.object();
+        if fault == RequestFault::OtherVersion {
+            object.version = spelled(u64::MAX);
+        }
+        answer(fault, key, Head { object, file_id: stored.file_id })
     }
 
     async fn get(&self, _call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
-        let fault = self.meet(Request::Get, key)?;
+        let fault = self.meet(Request::Get, key).await?;
         let stored = self.state.lock().objects.get(key).cloned();
         let stored = stored.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
         let found = spelled(stored.version);
@@ -311,18 +345,26 @@ impl Protocol for Bucket {
             }
             _ => {}
         }
-        answer(fault, key, Content { range: sent, version: found, chunks: stream::iter(chunks).boxed() })
+        let version = if fault == RequestFault::OtherVersion { spelled(u64::MAX) } else { found };
+        answer(fault, key, Content { range: sent, version, chunks: stream::iter(chunks).boxed() })
     }
 
     async fn keys(&self, ask: &Ask<'_>) -> Result<Keys> {
-        let fault = self.meet(Request::Keys, ask.prefix)?;
-        let state = self.state.lock();
+        let fault = self.meet(Request::Keys, ask.prefix).await?;
+        let mut state = self.state.lock();
         let from = match ask.from {
             Begin::First => Bound::Included(ask.prefix),
             Begin::After(key) | Begin::Token(key) => Bound::Excluded(key.as_str()),
         };
         let mut keys: Vec<Key> = Vec::new();
         let (mut last, mut folded, mut next) = (None, None::<String>, None);
+        let ghost = state
+            .deleted
+            .clone()
+            .filter(|(key, _)| fault == RequestFault::StaleKeys && !state.objects.contains_key(key));
+        if let Some((key, stored)) = &ghost {
+            state.objects.insert(key.clone(), stored.clone());
+        }
         for (key, stored) in state.objects.range::<str, _>((from, Bound::Unbounded)) {
             let Some(rest) = key.strip_prefix(ask.prefix) else {
                 if key.as_str() < ask.prefix { continue } else { break }
@@ -348,11 +390,14 @@ impl Protocol for Bucket {
             last = Some(if stored.is_marker { key.clone() } else { name.clone() });
             keys.push(Key { name: Ok(name), object });
         }
+        if let Some((key, _)) = &ghost {
+            state.objects.remove(key);
+        }
         answer(fault, ask.prefix, Keys { keys, next })
     }
 
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
-        let fault = self.meet(Request::Put, key)?;
+        let fault = self.meet(Request::Put, key).await?;
         let mut state = self.state.lock();
         state.compare(key, condition)?;
         self.forget_parts(&mut state, key);
@@ -360,7 +405,7 @@ impl Protocol for Bucket {
     }
 
     async fn put_marker(&self, key: &str) -> Result<()> {
-        let fault = self.meet(Request::PutMarker, key)?;
+        let fault = self.meet(Request::PutMarker, key).await?;
         let (mut state, at) = (self.state.lock(), self.place_of(key));
         state.put(at, Bytes::new(), None);
         state.objects.get_mut(at).expect("it was just put there").is_marker = at != key;
@@ -368,7 +413,7 @@ impl Protocol for Bucket {
     }
 
     async fn delete(&self, key: &str, version: Option<&str>) -> Result<()> {
-        let fault = self.meet(Request::Delete, key)?;
+        let fault = self.meet(Request::Delete, key).await?;
         let (mut state, place) = (self.state.lock(), self.place_of(key));
         if place != key && !state.objects.get(place).is_some_and(|stored| stored.is_marker) {
             return answer(fault, key, ());
@@ -378,12 +423,12 @@ impl Protocol for Bucket {
         if found.is_some() && version.is_some() && version != found.as_deref() {
             return Err(Error::Conflict { path: key.to_owned(), reason: "it was replaced meanwhile".into() });
         }
-        state.objects.remove(key);
+        state.deleted = state.objects.remove_entry(key).or(state.deleted.take());
         answer(fault, key, ())
     }
 
     async fn copy(&self, from: &str, object: &Object, to: &str, create_only: bool) -> Result<Object> {
-        let fault = self.meet(Request::Copy, from)?;
+        let fault = self.meet(Request::Copy, from).await?;
         let mut state = self.state.lock();
         let source = state.objects.get(from).cloned().ok_or_else(|| Error::NotFound { path: from.to_owned() })?;
         if spelled(source.version) != object.version {
@@ -397,7 +442,7 @@ impl Protocol for Bucket {
     }
 
     async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
-        let fault = self.meet(Request::BeginUpload, key)?;
+        let fault = self.meet(Request::BeginUpload, key).await?;
         let mut state = self.state.lock();
         state.serial += 1;
         let id = state.serial;
@@ -406,7 +451,7 @@ impl Protocol for Bucket {
     }
 
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
-        let fault = self.meet(Request::PutPart, key)?;
+        let fault = self.meet(Request::PutPart, key).await?;
         let mut state = self.state.lock();
         let id: u64 = upload_id.parse().map_err(|error| store_error(key, error))?;
         if self.habits == Habits::Azure {
@@ -428,7 +473,7 @@ impl Protocol for Bucket {
         file_id: FileId,
         condition: &Condition,
     ) -> Result<String> {
-        let fault = self.meet(Request::CompleteUpload, key)?;
+        let fault = self.meet(Request::CompleteUpload, key).await?;
         let mut state = self.state.lock();
         let id: Option<u64> = upload_id.parse().ok();
         let lost = || Error::StagedLost {
@@ -454,7 +499,7 @@ impl Protocol for Bucket {
     }
 
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()> {
-        let fault = self.meet(Request::AbortUpload, key)?;
+        let fault = self.meet(Request::AbortUpload, key).await?;
         if let (Ok(id), Habits::Amazon) = (upload_id.parse(), self.habits) {
             self.state.lock().uploads.remove(&id);
         }
@@ -462,7 +507,7 @@ impl Protocol for Bucket {
     }
 
     async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
-        let fault = self.meet(Request::Uploads, prefix)?;
+        let fault = self.meet(Request::Uploads, prefix).await?;
         if self.habits == Habits::Azure {
             return answer(fault, prefix, Uploads::default());
         }

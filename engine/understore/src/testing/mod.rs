@@ -3,9 +3,11 @@
 
 mod bucket;
 mod conformance;
+pub(crate) mod example;
 mod fault;
 mod fuse;
 mod paired;
+mod process;
 mod record;
 pub mod servers;
 
@@ -14,4 +16,5 @@ pub use conformance::{Outcome, Point, Report, conformance};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
 pub use paired::Paired;
+pub use process::{is_alone, run_alone};
 pub use record::{FOLDER_VARIABLE, Ran, Suite};

@@ -117,7 +117,8 @@ impl HttpService for Governed {
         let call = request.extensions().get::<Call>().cloned().unwrap_or_else(|| self.guess(&request));
         let sends = request.body().content_length() as u64;
         let send = || self.inner.execute(request.clone());
-        let (response, turn) = self.traffic.begin(&call, sends, send, judge).await?;
+        let limit = self.traffic.settings().request_timeout;
+        let (response, turn) = self.traffic.begin(&call, sends, limit, send, judge).await?;
         let is_content = call.0.operation == Operation::Read;
         Ok(response.map(|body| HttpResponseBody::new(Metered::new(body, turn, is_content))))
     }
@@ -153,7 +154,7 @@ fn failure_of(error: &HttpError) -> Failure {
 }
 
 /// Retry-After, in seconds or as a date (RFC 9110, 10.2.3).
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse() {
         Ok(seconds) => Duration::from_secs(seconds),

@@ -45,6 +45,7 @@ use std::{
 use futures::{StreamExt, stream::FuturesUnordered};
 use parking_lot::Mutex;
 
+pub(crate) use self::http::retry_after;
 use self::{
     bandwidth::Pace,
     breaker::{Breaker, Pass},
@@ -124,6 +125,16 @@ struct CallState {
     operation: Operation,
     repeat: Repeat,
     patience: Mutex<Patience>,
+}
+
+impl Call {
+    pub(crate) fn operation(&self) -> Operation {
+        self.0.operation
+    }
+
+    pub(crate) fn repeat(&self) -> Repeat {
+        self.0.repeat
+    }
 }
 
 impl Default for Traffic {
@@ -237,17 +248,18 @@ impl Traffic {
         E: From<Refused> + fmt::Display,
         F: Future<Output = Result<T, E>>,
     {
-        let (answer, mut turn) = self.begin(call, 0, send, judge).await?;
+        let (answer, mut turn) = self.begin(call, 0, self.settings().request_timeout, send, judge).await?;
         turn.finish();
         Ok(answer)
     }
 
     /// As [`Self::run`], for answers that go on after their head: the turn ends with the last of them. Each try carries
-    /// `sends` bytes.
-    async fn begin<T, E, F>(
+    /// `sends` bytes, and its head may take as long as `limit`, and as they take.
+    pub(crate) async fn begin<T, E, F>(
         &self,
         call: &Call,
         sends: u64,
+        limit: Duration,
         send: impl Fn() -> F,
         judge: impl Fn(&Result<T, E>) -> Verdict,
     ) -> Result<(T, Turn), E>
@@ -256,7 +268,7 @@ impl Traffic {
         F: Future<Output = Result<T, E>>,
     {
         self.0.budget.lock().deposit();
-        let limit = self.settings().request_timeout + Duration::from_secs(sends / SENDING_BYTES_PER_SECOND_MIN);
+        let limit = limit + Duration::from_secs(sends / SENDING_BYTES_PER_SECOND_MIN);
         loop {
             if sends > 0 {
                 self.pace_write(sends).await;
@@ -407,7 +419,7 @@ struct Tried<T, E> {
 
 /// A request under way. Dropping it ends it, whatever became of it.
 #[derive(Debug)]
-struct Turn {
+pub(crate) struct Turn {
     traffic: Traffic,
     entry: Entry,
     /// None once the breaker knows what came of it.
@@ -442,14 +454,14 @@ impl Turn {
     }
 
     /// The whole answer is here.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self) {
         if self.served {
             self.entry.note(Load::Served);
         }
     }
 
     /// The body of the answer failed.
-    fn fail(&mut self, failure: Failure) {
+    pub(crate) fn fail(&mut self, failure: Failure) {
         self.traffic.0.totals.fail(failure);
         self.entry.note(if failure.is_overload() { Load::Overloaded } else { Load::Unknown });
     }

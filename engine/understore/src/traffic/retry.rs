@@ -33,12 +33,14 @@ pub enum Repeat {
     Harmless,
     /// Harm, if the first one was carried out and only its answer was lost.
     Harmful,
+    /// It is not possible: what is sent is spent with the first try.
+    Never,
 }
 
 /// Whether a request that failed so may be sent again.
 pub(super) fn may_repeat(failure: Failure, repeat: Repeat) -> bool {
     match failure {
-        Failure::Unreachable | Failure::Throttled => true,
+        Failure::Unreachable | Failure::Throttled => repeat != Repeat::Never,
         Failure::TimedOut | Failure::Broken | Failure::Server => repeat == Repeat::Harmless,
         Failure::Refused => false,
     }
@@ -133,6 +135,7 @@ mod tests {
         let repeated = |repeat| Failure::ALL.into_iter().filter(move |failure| may_repeat(*failure, repeat));
         assert_eq!(repeated(Repeat::Harmful).collect::<Vec<_>>(), [Failure::Unreachable, Failure::Throttled]);
         assert_eq!(repeated(Repeat::Harmless).count(), Failure::ALL.len() - 1);
+        assert_eq!(repeated(Repeat::Never).count(), 0);
         assert!(!may_repeat(Failure::Refused, Repeat::Harmless));
     }
 

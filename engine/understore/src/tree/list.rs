@@ -13,10 +13,10 @@ use std::{
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::{
-    Inner, STALL_MAX,
+    Inner,
+    call::RESUMABLE,
     protocol::{Node, What},
     version::to_stat,
-    within,
 };
 use crate::{
     Entry, Error, Page, Refusal, Result, StorePath,
@@ -154,17 +154,6 @@ fn refusal_of(node: &Node) -> &'static str {
 }
 
 impl Inner {
-    /// The names of a directory: one call, that may go on for as long as names keep coming.
-    pub(super) fn names(&self, dir: &str) -> super::Listing {
-        self.traffic.count_request();
-        let dir = dir.to_owned();
-        stream::try_unfold((self.protocol.list(&dir), dir), |(mut names, dir)| async move {
-            let next = within(STALL_MAX, &dir, async { Ok(names.next().await) }).await?;
-            Ok(next.transpose()?.map(|found| (found, (names, dir))))
-        })
-        .boxed()
-    }
-
     pub(super) async fn is_empty(&self, dir: &str) -> Result<bool> {
         Ok(self.names(dir).try_next().await?.is_none())
     }
@@ -184,7 +173,7 @@ impl Inner {
                 other => other?,
             };
             if batch.is_empty() {
-                match self.call(&top, self.protocol.delete_dir(&top)).await {
+                match self.call(RESUMABLE, &top, || self.protocol.delete_dir(&top)).await {
                     Ok(()) | Err(Error::NotFound { .. }) => stack.pop(),
                     // A name has come up since it was listed.
                     Err(Error::NotEmpty { .. }) if idle_rounds < DELETE_IDLE_ROUNDS_MAX => {
@@ -214,7 +203,7 @@ impl Inner {
             }
             seen_last = seen;
             let deletions = files.into_iter().map(|path| async move {
-                match self.call(&path, self.protocol.delete_file(&path)).await {
+                match self.call(RESUMABLE, &path, || self.protocol.delete_file(&path)).await {
                     Ok(()) | Err(Error::NotFound { .. }) => Ok(()),
                     Err(other) => Err(other),
                 }

@@ -11,9 +11,10 @@
 //! A read looks at the version again when it is over: no file has the version asked for before and after, and another
 //! between.
 //!
-//! - `protocol.rs` is what a system must give; `list.rs` lists, and deletes what cannot be deleted whole; `staging.rs`
+//! - `protocol.rs` is what a system must give; `call.rs` asks it; `list.rs` lists, and deletes what cannot be deleted whole; `staging.rs`
 //!   writes.
 
+mod call;
 mod list;
 mod protocol;
 mod staging;
@@ -24,20 +25,18 @@ mod version;
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use futures::StreamExt;
 
 pub(crate) use self::protocol::{Chunks, Listing, Name, Node, Protocol, Rules, Sink, Span, What};
-use self::version::{is_another, to_stat, version_in};
+use self::{
+    call::{CHANGE, LOOK, RESUMABLE},
+    version::{is_another, to_stat, version_in},
+};
 use crate::{
     Capabilities, Condition, Depth, Error, FileId, Landing, Remnant, Result, Settled, Staged, StagedRecord, Stat,
-    StorePath, Swept, Traffic, UnderStore, VersionToken,
+    StorePath, Swept, Traffic, TrafficSettings, UnderStore, VersionToken,
     store::{Compares, Pages},
 };
 
-/// How long a call is waited for. Clients that fail over to another server do so within it.
-const CALL_MAX: Duration = Duration::from_secs(60);
-/// How long a server may send nothing in the middle of a file, and take nothing.
-const STALL_MAX: Duration = Duration::from_secs(60);
 /// How long a check may take.
 const CHECK_MAX: Duration = Duration::from_secs(5);
 
@@ -67,19 +66,13 @@ impl fmt::Debug for Inner {
 }
 
 impl Tree {
-    /// The folder that a protocol leads to.
-    pub(crate) fn new(uri: String, protocol: Box<dyn Protocol>) -> Self {
-        Self { inner: Arc::new(Inner { uri, traffic: Traffic::default(), protocol }) }
+    /// The folder that a protocol leads to, asked by the rules of a mount.
+    pub(crate) fn new(uri: String, rules: TrafficSettings, protocol: Box<dyn Protocol>) -> Self {
+        Self { inner: Arc::new(Inner { uri, traffic: Traffic::new(rules), protocol }) }
     }
 }
 
 impl Inner {
-    /// Makes one call: counted, and not waited for without end.
-    async fn call<T>(&self, path: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
-        self.traffic.count_request();
-        within(CALL_MAX, path, call).await
-    }
-
     /// A path that users may name.
     fn path<'a>(&self, path: &'a StorePath) -> Result<&'a str> {
         path.check_unreserved()?;
@@ -101,7 +94,7 @@ impl Inner {
     }
 
     async fn node(&self, path: &str) -> Result<Node> {
-        self.call(path, self.protocol.stat(path)).await
+        self.call(LOOK, path, || self.protocol.stat(path)).await
     }
 
     /// What is at a path, if anything is.
@@ -116,24 +109,6 @@ impl Inner {
     async fn stat(&self, path: &StorePath) -> Result<Stat> {
         let path = self.path(path)?;
         to_stat(path, &self.node(path).await?)
-    }
-
-    /// Lands a part of a file.
-    async fn transfer(&self, path: &str, span: Span<'_>, landing: &mut dyn Landing) -> Result<()> {
-        let mut chunks = self.call(path, self.protocol.read(path, span)).await?;
-        let mut got = 0;
-        let wrong_length = |got| Error::WrongLength { path: path.to_owned(), expected: span.len, got };
-        loop {
-            let next = within(STALL_MAX, path, async { Ok(chunks.next().await) });
-            let Some(chunk) = next.await?.transpose()? else { break };
-            if got + chunk.len() as u64 > span.len {
-                return Err(wrong_length(got + chunk.len() as u64));
-            }
-            landing.land(span.offset + got, &chunk);
-            self.traffic.count_read(chunk.len() as u64);
-            got += chunk.len() as u64;
-        }
-        if got == span.len { Ok(()) } else { Err(wrong_length(got)) }
     }
 
     /// Holds a change against what is at its target.
@@ -162,9 +137,9 @@ impl Inner {
         match step_ns {
             Some(step_ns) => {
                 let later_ns = target.mtime_ns.saturating_add(step_ns);
-                self.call(path, self.protocol.set_mtime(path, later_ns)).await?;
+                self.call(RESUMABLE, path, || self.protocol.set_mtime(path, later_ns)).await?;
             }
-            None if self.call(path, self.protocol.renew(path)).await? => {}
+            None if self.call(CHANGE, path, || self.protocol.renew(path)).await? => {}
             None => return Ok(node),
         }
         // The system may keep a time less finely than it was set.
@@ -204,7 +179,7 @@ impl Inner {
             self.need_apart(target_path, &source, target.as_ref())?;
         }
         let replace = *condition != Condition::MustNotExist;
-        self.call(target_path, self.protocol.rename(source_path, target_path, replace)).await?;
+        self.call(CHANGE, target_path, || self.protocol.rename(source_path, target_path, replace)).await?;
         to_stat(target_path, &self.node(target_path).await?)
     }
 
@@ -214,7 +189,7 @@ impl Inner {
             return Err(Error::NotADirectory { path: path.to_owned() });
         }
         if depth == Depth::Recursive {
-            if !self.call(path, self.protocol.delete_tree(path)).await? {
+            if !self.call(CHANGE, path, || self.protocol.delete_tree(path)).await? {
                 self.delete_below(path).await?;
             }
             return Ok(());
@@ -222,10 +197,11 @@ impl Inner {
         if !self.protocol.rules().refuses_full && !self.is_empty(path).await? {
             return Err(Error::NotEmpty { path: path.to_owned() });
         }
-        self.call(path, self.protocol.delete_dir(path)).await
+        self.call(CHANGE, path, || self.protocol.delete_dir(path)).await
     }
 
     async fn check(&self) -> Result<()> {
+        self.protocol.reach().await?;
         match self.node("").await {
             Ok(node) if node.what == What::Dir => {}
             Ok(_) => return Err(Error::NotAFolder { path: self.uri.clone() }),
@@ -238,12 +214,6 @@ impl Inner {
             Err(other) => Err(other),
         }
     }
-}
-
-/// Waits for so long and no longer.
-async fn within<T>(limit: Duration, path: &str, call: impl Future<Output = Result<T>>) -> Result<T> {
-    let late = |_| Error::TimedOut { path: path.to_owned(), seconds: limit.as_secs() };
-    tokio::time::timeout(limit, call).await.map_err(late)?
 }
 
 #[async_trait]
@@ -299,7 +269,6 @@ impl UnderStore for Tree {
     ) -> Result<()> {
         let inner = &self.inner;
         let path = inner.path(path)?;
-        inner.traffic.count_content();
         let Some(version) = version_in(token) else {
             return Err(Error::VersionChanged { path: path.to_owned() });
         };
@@ -330,7 +299,7 @@ impl UnderStore for Tree {
         if self.inner.look(path).await?.is_some() {
             return Err(Error::AlreadyExists { path: path.to_owned() });
         }
-        self.inner.call(path, self.inner.protocol.mkdir(path, false)).await
+        self.inner.call(CHANGE, path, || self.inner.protocol.mkdir(path, false)).await
     }
 
     async fn delete_file(&self, path: &StorePath) -> Result<()> {
@@ -339,7 +308,7 @@ impl UnderStore for Tree {
         if self.inner.node(path).await?.what == What::Dir {
             return Err(Error::IsADirectory { path: path.to_owned() });
         }
-        self.inner.call(path, self.inner.protocol.delete_file(path)).await
+        self.inner.call(CHANGE, path, || self.inner.protocol.delete_file(path)).await
     }
 
     async fn delete_dir(&self, path: &StorePath, depth: Depth) -> Result<()> {

@@ -49,7 +49,10 @@ impl Node {
 pub(crate) type Name = std::result::Result<String, String>;
 
 /// The names of a directory, in whatever order the system has them, without `.` and `..`.
-pub(crate) type Listing = BoxStream<'static, Result<(Name, Node)>>;
+pub(crate) type Listing = BoxStream<'static, Result<Named>>;
+
+/// A name, and what it names.
+pub(crate) type Named = (Name, Node);
 
 /// Which bytes are wanted of which version.
 #[derive(Debug, Clone, Copy)]
@@ -98,6 +101,12 @@ pub(crate) trait Protocol: Send + Sync {
 
     /// What the system promises. May say less until a first call has found out.
     fn rules(&self) -> Rules;
+
+    /// Whether a server answers, with the reason if none does, within the seconds of a check: where other calls wait
+    /// longer for another server to take over.
+    async fn reach(&self) -> Result<()> {
+        Ok(())
+    }
 
     /// What is at a path; a symbolic link is itself. `NotFound` also below a file.
     async fn stat(&self, path: &str) -> Result<Node>;

@@ -16,13 +16,13 @@ use bytes::Bytes;
 use futures::{TryStreamExt, future::try_join};
 
 use super::{
-    Inner, STALL_MAX,
+    Inner,
+    call::{CHANGE, RESUMABLE},
     protocol::{Node, Sink, What},
     version::{mark_of, to_stat},
-    within,
 };
 use crate::{
-    Condition, Error, FileId, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
+    Condition, Error, FileId, Operation, Remnant, Result, Settled, Staged, StagedBody, StagedRecord, StorePath, Swept,
     VersionToken, path::STAGING,
 };
 
@@ -72,7 +72,8 @@ impl Staged for StagedTemp {
     async fn write(&mut self, bytes: Bytes) -> Result<()> {
         assert!(self.sealed.is_none(), "bytes after the seal would not be in the record");
         let len = bytes.len() as u64;
-        within(STALL_MAX, self.path.as_str(), self.sink.write(bytes)).await?;
+        self.inner.traffic.pace_write(len).await;
+        self.inner.stalls(self.path.as_str(), self.sink.write(bytes)).await??;
         self.len += len;
         self.inner.traffic.count_written(len);
         Ok(())
@@ -83,7 +84,7 @@ impl Staged for StagedTemp {
             return Ok(record.clone());
         }
         let (inner, temp, path) = (&self.inner, temp_of(self.file_id), self.path.as_str());
-        inner.call(path, self.sink.finish()).await?;
+        inner.once(Operation::Write, path, self.sink.finish()).await?;
         let (node, target) = try_join(inner.node(&temp), inner.look(path)).await?;
         if node.len != self.len {
             return Err(Error::WrongLength { path: path.to_owned(), expected: self.len, got: node.len });
@@ -108,11 +109,13 @@ impl Staged for StagedTemp {
 impl Inner {
     async fn create_temp(&self, temp: &str, shown: &str) -> Result<Box<dyn Sink>> {
         for _ in 0..CREATE_ATTEMPTS_MAX {
-            match self.call(temp, self.protocol.create(temp, shown)).await {
-                Err(Error::NotFound { .. }) => match self.call(STAGING, self.protocol.mkdir(STAGING, true)).await {
-                    Ok(()) | Err(Error::AlreadyExists { .. }) => {}
-                    Err(other) => return Err(other),
-                },
+            match self.call(RESUMABLE, shown, || self.protocol.create(temp, shown)).await {
+                Err(Error::NotFound { .. }) => {
+                    match self.call(RESUMABLE, STAGING, || self.protocol.mkdir(STAGING, true)).await {
+                        Ok(()) | Err(Error::AlreadyExists { .. }) => {}
+                        Err(other) => return Err(other),
+                    }
+                }
                 // An earlier attempt at the same file; ids are never reused, so its bytes are nobody's.
                 Err(Error::AlreadyExists { .. }) => {
                     self.remove_temp(temp).await?;
@@ -125,7 +128,7 @@ impl Inner {
 
     /// Removes a temporary, and says whether there was one.
     async fn remove_temp(&self, temp: &str) -> Result<bool> {
-        match self.call(temp, self.protocol.delete_file(temp)).await {
+        match self.call(CHANGE, temp, || self.protocol.delete_file(temp)).await {
             Ok(()) => Ok(true),
             Err(Error::NotFound { .. }) => Ok(false),
             Err(other) => Err(other),
@@ -150,11 +153,18 @@ impl Inner {
             && node.mode.is_some_and(|now| now != mode)
         {
             // A replaced file keeps its permission bits, as an editor would keep them.
-            self.call(path, self.protocol.set_mode(temp, mode)).await?;
+            self.call(RESUMABLE, path, || self.protocol.set_mode(temp, mode)).await?;
         }
         let replace = *condition != Condition::MustNotExist;
-        match self.call(path, self.protocol.rename(temp, path, replace)).await {
+        match self.call(RESUMABLE, path, || self.protocol.rename(temp, path, replace)).await {
             Ok(()) => {}
+            // Perhaps by this very rename, whose answer was lost: then the temporary is gone.
+            Err(error @ Error::AlreadyExists { .. }) => {
+                return match self.look(temp).await? {
+                    Some(_) => Err(error),
+                    None => self.ours_or(record, path, error).await,
+                };
+            }
             Err(Error::NotFound { .. }) => {
                 let error = match self.look(temp).await? {
                     Some(_) => Error::NotFound { path: path.to_owned() },
@@ -228,7 +238,7 @@ impl Inner {
         // Where the system would delete what has come into it since, an empty folder stays.
         if swept.seen == swept.removed && self.protocol.rules().refuses_full {
             // That it has a new temporary, or is gone, matters to nobody.
-            let _ = self.call(STAGING, self.protocol.delete_dir(STAGING)).await;
+            let _ = self.call(RESUMABLE, STAGING, || self.protocol.delete_dir(STAGING)).await;
         }
         Ok(swept)
     }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicI64, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
 };
 
@@ -15,8 +15,8 @@ use parking_lot::Mutex;
 
 use super::{Chunks, Listing, Node, Protocol, Rules, Sink, Span, Tree, What};
 use crate::{
-    Compares, Condition, Depth, Error, FileId, Result, Settled, Staged, StagedRecord, StorePath, UnderStore,
-    path::STAGING,
+    BreakerState, Compares, Condition, Depth, Error, FileId, Result, Settled, Staged, StagedRecord, StorePath,
+    TrafficSettings, UnderStore, path::STAGING,
 };
 
 const SECOND_NS: i64 = 1_000_000_000;
@@ -33,6 +33,8 @@ struct Fake {
     calls: Arc<AtomicU64>,
     /// Which call fails, and whether it has had its effect by then.
     fault: Arc<Mutex<Option<(u64, bool)>>>,
+    /// Whether every call is lost.
+    is_away: Arc<AtomicBool>,
     sets_times: bool,
 }
 
@@ -41,11 +43,18 @@ impl Fake {
         let disk =
             BTreeMap::from([(String::new(), (Node::dir(0), Vec::new())), (DIR.to_owned(), (Node::dir(0), Vec::new()))]);
         let (clock_s, calls) = (Arc::new(AtomicI64::new(1000)), Arc::default());
-        Self { disk: Arc::new(Mutex::new(disk)), clock_s, calls, fault: Arc::default(), sets_times }
+        Self {
+            disk: Arc::new(Mutex::new(disk)),
+            clock_s,
+            calls,
+            fault: Arc::default(),
+            is_away: Arc::default(),
+            sets_times,
+        }
     }
 
     fn tree(&self) -> Tree {
-        Tree::new("fake://".to_owned(), Box::new(self.clone()))
+        Tree::new("fake://".to_owned(), TrafficSettings::default(), Box::new(self.clone()))
     }
 
     /// Does what a call does, or loses it, or its answer.
@@ -53,6 +62,9 @@ impl Fake {
         let number = self.calls.fetch_add(1, Ordering::Relaxed);
         let lost =
             || Err(Error::Unreachable { endpoint: "fake".into(), reason: "the call was lost".into(), advice: "" });
+        if self.is_away.load(Ordering::Relaxed) {
+            return lost();
+        }
         let fault = self.fault.lock().filter(|(at, _)| *at == number);
         if fault.is_some_and(|(_, has_effect)| !has_effect) {
             return lost();
@@ -246,7 +258,7 @@ async fn read(tree: &Tree, at: &str) -> Result<Vec<u8>> {
 }
 
 /// Every call of a write is lost once, before and after its effect; whoever then settles says what is so.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_write_that_stops_anywhere_is_settled_truly() {
     for (replaced, has_effect) in [(false, false), (false, true), (true, false), (true, true)] {
         for at in 0.. {
@@ -377,7 +389,61 @@ async fn our_own_names_are_hidden_and_refused() {
 }
 
 /// A tree that the system cannot delete whole: the deletion stops anywhere, and is made again.
-#[tokio::test]
+/// A server that is away is asked so often, then left alone, which the mount's totals show, and later asked again.
+#[tokio::test(start_paused = true)]
+async fn a_server_that_is_away_is_left_alone() {
+    let fake = Fake::new(true);
+    let tree = fake.tree();
+    let settings = TrafficSettings::default();
+    fake.is_away.store(true, Ordering::Relaxed);
+    let error = tree.stat(&path("d")).await.unwrap_err();
+    assert!(matches!(&error, Error::Unreachable { endpoint, .. } if endpoint == "fake"), "{error:?}");
+    assert!(fake.calls.load(Ordering::Relaxed) <= u64::from(settings.retries_max) + 1);
+    while tree.traffic().totals().breaker != BreakerState::Open {
+        assert!(fake.calls.load(Ordering::Relaxed) < 20, "{:?}", tree.traffic().totals());
+        let _ = tree.stat(&path("d")).await;
+    }
+    let (totals, asked) = (tree.traffic().totals(), fake.calls.load(Ordering::Relaxed));
+    assert_eq!((totals.breaker_reason.as_str(), totals.requests), ("the call was lost", asked));
+    assert!(totals.retries > 0 && totals.failures.iter().sum::<u64>() == asked, "{totals:?}");
+    let refused = tree.stat(&path("d")).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("has not answered for a while") && fake.calls.load(Ordering::Relaxed) == asked,
+        "{refused}"
+    );
+    fake.is_away.store(false, Ordering::Relaxed);
+    tokio::time::sleep(std::time::Duration::from_secs(16)).await;
+    tree.stat(&path("d")).await.unwrap();
+    assert_eq!(tree.traffic().totals().breaker, BreakerState::Closed);
+}
+
+/// An answer that is lost says nothing of whether its call was carried out: looks are repeated, and so is a publication,
+/// whose temporary tells; a rename that users ask for might move what has come there since.
+#[tokio::test(start_paused = true)]
+async fn what_might_do_harm_is_not_done_twice() {
+    let fake = Fake::new(true);
+    let tree = fake.tree();
+    let retries = || tree.traffic().totals().retries;
+    write(&tree, "d/f", 1, b"one").await.unwrap();
+    let lose = |after: u64| *fake.fault.lock() = Some((fake.calls.load(Ordering::Relaxed) + after, true));
+    lose(0);
+    tree.stat(&path("d/f")).await.unwrap();
+    assert_eq!(retries(), 1);
+    let (_, record, _) = sealed(&tree, "d/g", 2, b"two").await;
+    // Behind the looks at the temporary and at the target.
+    lose(2);
+    tree.publish(&record, &Condition::MustNotExist).await.unwrap();
+    assert_eq!((retries(), read(&tree, "d/g").await.unwrap()), (2, b"two".to_vec()));
+    lose(2);
+    let renamed = tree.rename(&path("d/f"), &path("d/h"), &Condition::MustNotExist).await;
+    assert!(matches!(renamed, Err(Error::Unreachable { .. })), "{renamed:?}");
+    assert_eq!((retries(), read(&tree, "d/h").await.unwrap()), (2, b"one".to_vec()));
+    lose(1);
+    assert!(matches!(tree.delete_file(&path("d/h")).await, Err(Error::Unreachable { .. })));
+    assert_eq!(retries(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_deletion_that_stops_anywhere_is_made_again() {
     for at in 0..40 {
         let fake = Fake::new(true);

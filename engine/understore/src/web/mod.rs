@@ -67,7 +67,7 @@ pub(crate) struct Request<'a> {
     pub(crate) method: Method,
     /// Encoded, query and all.
     pub(crate) url: String,
-    pub(crate) headers: &'a [(&'static str, &'a str)],
+    pub(crate) headers: &'a [(&'a str, &'a str)],
     pub(crate) content: Vec<Bytes>,
     /// What errors call that which is asked for.
     pub(crate) shown: &'a str,
@@ -166,8 +166,9 @@ impl Web {
             http.headers_mut().insert(CONTENT_LENGTH, length.into());
         }
         for (name, value) in request.headers {
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|error| bad(error.into()))?;
             let value = HeaderValue::from_str(value).map_err(|error| bad(error.into()))?;
-            http.headers_mut().insert(HeaderName::from_static(name), value);
+            http.headers_mut().insert(name, value);
         }
         if let Some(signer) = &self.signer {
             signer.sign(&mut http, &request.content).await?;

@@ -11,9 +11,8 @@ use url::Url;
 
 use super::{Webdav, http::Http};
 use crate::{
-    Error, MountSpec, Result, Secret,
+    Error, MountSpec, Result, Secret, TrafficSettings,
     alias::{Alias, Given, one_name},
-    mount::unknown_option,
     tree::Tree,
 };
 
@@ -42,11 +41,13 @@ pub(crate) fn translate(spec: &MountSpec) -> Result<MountSpec> {
 pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     let shown = spec.redacted_uri();
     let (base, is_dav) = base_of(&spec.uri, &shown)?;
-    let options = known_options(&spec.options, &shown)?;
+    let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    let options = known_options(&own, &shown)?;
     let option = |name: &str| options.get(name).map(|value| value.expose());
     let authorization = authorization(option(USER), option(PASSWORD), option(TOKEN), &shown)?;
     let build = |follows: bool| {
         let builder = with_certificates(Client::builder(), option(CA_FILE), option(INVALID_CERTIFICATES), &shown)?;
+        let builder = builder.connect_timeout(rules.connect_timeout);
         let http = Http::new(builder, base.clone(), authorization.clone(), follows);
         http.map_err(|error| Error::InvalidOption {
             uri: shown.clone(),
@@ -56,7 +57,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     };
     let plain = if is_dav { None } else { Some(build(true)?) };
     let webdav = Webdav::new(build(false)?, plain);
-    Ok(Tree::new(shown, Box::new(webdav)))
+    Ok(Tree::new(shown, rules, Box::new(webdav)))
 }
 
 /// The folder's URL, and whether it is sure to be WebDAV's. It is a URL as browsers have it: `%20` is a space.
@@ -94,7 +95,7 @@ fn known_options<'a>(options: &'a BTreeMap<String, Secret>, shown: &str) -> Resu
     let mut known = BTreeMap::new();
     for (name, value) in options {
         let Some(meant) = OPTIONS.iter().find(|known| *known == name).copied() else {
-            return Err(unknown_option(name, OPTIONS, "", shown));
+            return Err(TrafficSettings::unknown_option(name, OPTIONS, shown));
         };
         known.insert(meant, value);
     }

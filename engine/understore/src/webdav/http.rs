@@ -1,21 +1,14 @@
 //! Requests to a web server: one client, one way to send, one way to read what is wrong.
 
-use std::time::Duration;
+use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, Client, ClientBuilder, Response, redirect::Policy};
 use url::Url;
 
-use crate::{Error, Result, error::Source, tree::ADVICE_UNREACHABLE};
+use crate::{Error, Result, error::Source, traffic::retry_after, tree::ADVICE_UNREACHABLE};
 
-/// How long a connection may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a server may send nothing. There is no limit on the whole of a transfer.
-const STALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Tries of a request that may be repeated, the first included.
-const ATTEMPTS_MAX: u32 = 4;
-const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// Bytes of an error's text that are shown.
 const REASON_BYTES_MAX: usize = 300;
 /// All but what a URL may hold unencoded in every place.
@@ -29,13 +22,6 @@ pub(super) struct Http {
     authorization: Option<HeaderValue>,
 }
 
-/// One request that may be repeated.
-#[derive(Debug, Default)]
-pub(super) struct Ask<'a> {
-    pub(super) headers: &'a [(&'static str, &'a str)],
-    pub(super) body: &'static str,
-}
-
 impl Http {
     /// A client for the folder at `base`. Only what changes nothing may be redirected to elsewhere.
     pub(super) fn new(
@@ -46,8 +32,7 @@ impl Http {
     ) -> reqwest::Result<Self> {
         const REDIRECTS_MAX: usize = 5;
         let policy = if follows { Policy::limited(REDIRECTS_MAX) } else { Policy::none() };
-        let builder = builder.connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).redirect(policy);
-        Ok(Self { client: builder.build()?, base, authorization })
+        Ok(Self { client: builder.redirect(policy).build()?, base, authorization })
     }
 
     /// What errors call the server.
@@ -68,28 +53,8 @@ impl Http {
         self.url(path).path().to_owned()
     }
 
-    /// Sends a request that means the same when it is sent twice: while the server is busy or cannot be reached, it is
-    /// sent again.
-    pub(super) async fn ask(&self, method: &Method, path: &str, ask: &Ask<'_>) -> Result<Response> {
-        let mut backoff = BACKOFF_FIRST;
-        for attempt in 1.. {
-            let sent = self.once(method.clone(), path, ask.headers, Body::from(ask.body)).await;
-            let is_worth_it = match &sent {
-                Ok(answer) => matches!(answer.status().as_u16(), 408 | 429 | 500 | 502..=504),
-                Err(error) => matches!(error, Error::Unreachable { .. }),
-            };
-            if attempt == ATTEMPTS_MAX || !is_worth_it {
-                return sent;
-            }
-            tracing::debug!(%method, path, attempt, "a request is sent again");
-            tokio::time::sleep(backoff).await;
-            backoff *= 2;
-        }
-        unreachable!("the last attempt returns")
-    }
-
-    /// Sends a request once.
-    pub(super) async fn once(
+    /// Sends a request. Whether it is sent again is for the mount's traffic to say.
+    pub(super) async fn send(
         &self,
         method: Method,
         path: &str,
@@ -143,7 +108,13 @@ fn refusal(endpoint: &str, path: &str, status: StatusCode, headers: &HeaderMap, 
             let to = to.unwrap_or_else(|| "elsewhere".into());
             Error::Store { path: shown, source: format!("the server redirects to {to}; mount that").into() }
         }
-        502..=504 => Error::Unreachable { endpoint, reason, advice: ADVICE_UNREACHABLE },
+        429 | 503 => Error::Throttled { endpoint, reason, retry_after: retry_after(headers, SystemTime::now()) },
+        // These say what is wrong with a request, and would again.
+        501 | 505 => Error::Store { path: shown, source: format!("{reason}: {}", plain(text)).into() },
+        408 | 500.. => {
+            let reason = format!("{reason} {}", plain(text)).trim_end().to_owned();
+            Error::Unreachable { endpoint, reason, advice: ADVICE_UNREACHABLE }
+        }
         _ => Error::Store { path: shown, source: format!("{reason}: {}", plain(text)).into() },
     }
 }
@@ -206,10 +177,10 @@ mod tests {
         assert!(matches!(of(401, ""), Error::WrongKeys { .. }));
         assert!(matches!(of(403, ""), Error::PermissionDenied { .. }));
         assert!(matches!(of(404, ""), Error::NotFound { .. }));
-        assert!(matches!(of(503, ""), Error::Unreachable { .. }));
+        assert!(matches!(of(503, ""), Error::Throttled { .. }) && matches!(of(502, ""), Error::Unreachable { .. }));
         assert!(matches!(of(507, ""), Error::NoSpace { .. }));
         let other = of(500, "<html><p>Broken\n\n inside</p></html>").to_string();
-        assert!(other.contains("HTTP 500: Broken inside"), "{other}");
+        assert!(other.contains("HTTP 500 Broken inside"), "{other}");
         assert!(plain(&"é".repeat(1000)).len() <= REASON_BYTES_MAX + 1);
     }
 }

@@ -34,7 +34,7 @@ use tokio::sync::OnceCell;
 
 pub(crate) use self::connect::{ALIASES, open, translate};
 use self::{
-    http::{Ask, Http, header},
+    http::{Http, header},
     propfind::{Answer, Found, strong},
 };
 use crate::{
@@ -78,9 +78,9 @@ impl Webdav {
             match answer.status().as_u16() {
                 207 => Ok(true),
                 // Whatever it speaks, it says no more than this yet.
-                401 | 500 | 502.. => Err(self.dav.refused("", answer).await),
+                401 | 429 | 500 | 502.. => Err(self.dav.refused("", answer).await),
                 // A server that does not know the word says so; one that does may have nothing there.
-                400 | 404 => Ok(!self.dav.ask(&Method::HEAD, "", &Ask::default()).await?.status().is_success()),
+                400 | 404 => Ok(!self.dav.send(Method::HEAD, "", &[], Body::default()).await?.status().is_success()),
                 _ => Ok(false),
             }
         };
@@ -102,14 +102,14 @@ impl Webdav {
     async fn find(&self, path: &str, depth: &str) -> Result<Response> {
         let headers = [("depth", depth), ("content-type", "application/xml; charset=utf-8")];
         let method = Method::from_bytes(b"PROPFIND").expect("it is a method's name");
-        self.dav.ask(&method, path, &Ask { headers: &headers, body: propfind::BODY }).await
+        self.dav.send(method, path, &headers, Body::from(propfind::BODY)).await
     }
 
     /// Sends a request of WebDAV that changes something; what the server does about it is in its status.
     async fn change(&self, method: &'static str, path: &str, headers: &[(&'static str, &str)]) -> Result<Response> {
         self.need_dav("take writes: it is a web server that speaks no WebDAV").await?;
         let method = Method::from_bytes(method.as_bytes()).expect("it is a method's name");
-        self.unlocked(|| self.dav.once(method.clone(), path, headers, Body::default())).await
+        self.unlocked(|| self.dav.send(method.clone(), path, headers, Body::default())).await
     }
 
     /// Sends a request, and sends it again while the server has locked what it is about: some do so for the time of every
@@ -152,7 +152,7 @@ impl Webdav {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_nanos());
         let from = format!("{STAGING}/trial-{}-{unique}", std::process::id());
         let to = format!("{from}{COPY_SUFFIX}");
-        let answer = self.dav.once(Method::PUT, &from, &[], Body::from("x")).await?;
+        let answer = self.dav.send(Method::PUT, &from, &[], Body::from("x")).await?;
         if !is_done(answer.status()) {
             return Err(self.dav.refused(&from, answer).await);
         }
@@ -279,7 +279,7 @@ impl Protocol for Webdav {
         let range = format!("bytes={}-{}", span.offset, end - 1);
         // What a server compresses on the way has other ranges.
         let headers = [("range", range.as_str()), ("accept-encoding", "identity")];
-        let answer = http.ask(&Method::GET, path, &Ask { headers: &headers, body: "" }).await?;
+        let answer = http.send(Method::GET, path, &headers, Body::default()).await?;
         let total = match answer.status() {
             StatusCode::PARTIAL_CONTENT => {
                 let (begin, total) = content_range(answer.headers()).ok_or_else(|| Error::Store {
@@ -369,7 +369,7 @@ impl Protocol for Webdav {
 
 /// What a server that is only read says of a path.
 async fn plain_stat(http: &Http, path: &str) -> Result<Node> {
-    let answer = http.ask(&Method::HEAD, path, &Ask::default()).await?;
+    let answer = http.send(Method::HEAD, path, &[], Body::default()).await?;
     if path.is_empty() {
         // Whatever it shows there, files may lie below.
         return match answer.status().as_u16() {

@@ -55,7 +55,7 @@ impl Put {
         let body = Body::wrap_stream(futures::StreamExt::chain(stream::iter(held.into_iter().map(Ok)), fed));
         let (webdav, path, shown) = (self.webdav.clone(), self.path.clone(), self.shown.clone());
         let answer = tokio::spawn(async move {
-            let answer = webdav.dav.once(Method::PUT, &path, &[], body).await?;
+            let answer = webdav.dav.send(Method::PUT, &path, &[], body).await?;
             if is_done(answer.status()) { Ok(()) } else { Err(webdav.dav.refused(&shown, answer).await) }
         });
         (feed, answer)
@@ -69,7 +69,7 @@ impl Put {
         let request = || {
             let body = Body::wrap_stream(stream::iter(chunks.clone().into_iter().map(Ok::<_, std::io::Error>)));
             let body = if chunks.is_empty() { Body::default() } else { body };
-            self.webdav.dav.once(Method::PUT, &self.path, &headers, body)
+            self.webdav.dav.send(Method::PUT, &self.path, &headers, body)
         };
         let answer = self.webdav.unlocked(request).await?;
         if is_done(answer.status()) { Ok(()) } else { Err(self.webdav.dav.refused(&self.shown, answer).await) }

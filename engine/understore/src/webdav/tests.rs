@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Condition, FileId, MountSpec, StorePath, UnderStore};
+use crate::{Condition, Failure, FileId, MountSpec, StorePath, UnderStore};
 
 const FILE: &str = "0123456789";
 const HEAD: &str = "etag: \"one\"\r\nlast-modified: Sun, 22 Nov 2026 17:13:58 GMT\r\n";
@@ -134,6 +134,8 @@ async fn a_busy_server_is_asked_again_and_a_redirecting_one_is_named() {
     };
     let store = mount(&serve(busy).await);
     assert_eq!(read(&*store, 0..10).await.unwrap(), FILE);
+    let totals = store.traffic().totals();
+    assert_eq!((totals.retries, totals.failures[Failure::Throttled as usize]), (2, 2), "{totals:?}");
     let elsewhere = |_: &str| say("301 Moved Permanently", "location: https://me:hidden@elsewhere/x\r\n", "");
     let uri = serve(elsewhere).await.replace("http:", "webdav:");
     let error = mount(&uri).check().await.unwrap_err().to_string();

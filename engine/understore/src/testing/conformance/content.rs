@@ -23,7 +23,7 @@ pub(super) async fn bodies_of_many_sizes(bench: &Bench) -> Verdict {
         hold!(stat.mtime_ms > 0, "no modification time");
         hold!(bench.get(&path).await? == content, "another body of {len} bytes came back");
     }
-    Ok(())
+    bench.listing_agrees(&bench.dir).await
 }
 
 pub(super) async fn ranges(bench: &Bench) -> Verdict {

@@ -268,6 +268,18 @@ impl Bench {
         self.store.list(dir, "").try_collect().await
     }
 
+    /// Holds each entry of a directory's listing against the stat of its path.
+    async fn listing_agrees(&self, dir: &StorePath) -> Verdict {
+        for page in self.pages(dir).await? {
+            for entry in page.entries {
+                let stat = self.store.stat(&dir.join(&entry.name)?).await?;
+                let agrees = stat.token == entry.stat.token && stat.len == entry.stat.len;
+                hold!(agrees, "{} is listed as {:?} and is {stat:?}", entry.name, entry.stat);
+            }
+        }
+        Ok(())
+    }
+
     /// The names of a directory; directories end in a slash.
     async fn names(&self, dir: &StorePath) -> Result<Vec<String>> {
         self.names_after(dir, "").await

@@ -99,6 +99,7 @@ pub(super) async fn rename_directory(bench: &Bench) -> Verdict {
     for (seed, name) in ["d/f", "d/e/g", "dx/f"].iter().enumerate() {
         bench.put(&bench.at(name), &body(100, seed as u64)).await?;
     }
+    bench.put(&bench.at("d/e/large"), &body(LARGE_BYTES, 3)).await?;
     bench.put(&bench.at("taken/t"), &body(1, 1)).await?;
     let (d, n) = (bench.at("d"), bench.at("n"));
     refused!(bench.store.rename(&d, &bench.at("taken"), &Condition::MustNotExist).await, Error::AlreadyExists { .. });
@@ -109,6 +110,7 @@ pub(super) async fn rename_directory(bench: &Bench) -> Verdict {
     hold!(bench.names(&n).await? == ["e/", "empty/", "f"], "not everything arrived");
     hold!(bench.get(&bench.at("n/f")).await? == body(100, 0), "n/f has another body");
     hold!(bench.get(&bench.at("n/e/g")).await? == body(100, 1), "n/e/g has another body");
+    hold!(bench.get(&bench.at("n/e/large")).await? == body(LARGE_BYTES, 3), "n/e/large has another body");
     hold!(bench.get(&bench.at("dx/f")).await? == body(100, 2), "a neighbour moved");
     Ok(())
 }

@@ -101,12 +101,10 @@ pub(super) async fn settle_after_publishing(bench: &Bench) -> Verdict {
 
 pub(super) async fn settle_after_being_overwritten(bench: &Bench) -> Verdict {
     let path = bench.at("f");
-    let (mut staged, mut record) = sealed(bench, &path, 1).await?;
+    let (mut staged, record) = sealed(bench, &path, 1).await?;
     staged.publish(&Condition::Any).await?;
     // Its publisher is known to be done, so that nobody has to wait until it may no more.
-    if let StagedBody::Upload { publish_by_ms: Some(publish_by_ms), .. } = &mut record.body {
-        *publish_by_ms = 1;
-    }
+    let record = record.not_published_since(0);
     bench.put(&path, &body(LARGE_BYTES, 2)).await?;
     hold!(bench.store.settle(&record).await? == Settled::Absent, "another's write is taken for ours");
     hold!(bench.get(&path).await? == body(LARGE_BYTES, 2), "settling changed another's write");

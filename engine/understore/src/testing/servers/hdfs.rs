@@ -1,25 +1,37 @@
-//! HDFS: a name node and a data node in one process, Hadoop's own `MiniDFSCluster`.
+//! HDFS: a name node and a data node in one process, Hadoop's own `MiniDFSCluster`. With Kerberos, if that is
+//! asked for.
 
-use std::{io, path::PathBuf, process::Command};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
-use bytes::Bytes;
-use http::Request;
 use tempfile::TempDir;
 
 use super::{
     fresh,
     guard::{Guard, Walls, is_there},
-    http::call,
+    hadoop::{FOLDER, USER, configure, java, make_folder},
     install::{Installed, install},
+    kdc::Kdc,
     ports::Ports,
     server::{Processes, Server},
 };
 
-const FOLDER: &str = "/citius-test";
-const USER: &str = "citius";
-/// Who the name node runs as, whose folder all others lie in.
-const SUPERUSER: &str = "hdfs";
+/// As whom name node and data node are known to Kerberos.
+const SERVICE: &str = "hdfs/localhost";
 const HEAP_MIB_MAX: u32 = 384;
+
+/// What a cluster with Kerberos does with its calls and with the content of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protection {
+    /// It knows who sends them.
+    Authentication,
+    /// And that nobody has changed them.
+    Integrity,
+    /// And that nobody else reads them.
+    Privacy,
+}
 
 /// A running HDFS with one data node, and a folder of one user.
 #[derive(Debug)]
@@ -29,6 +41,8 @@ pub struct Hdfs {
     installed: Installed,
     /// The name node's, and its web server's.
     ports: Ports<2>,
+    /// The file that names the Kerberos realm whose tickets it wants.
+    realm: Option<PathBuf>,
 }
 
 impl Hdfs {
@@ -39,11 +53,50 @@ impl Hdfs {
     pub async fn start() -> io::Result<Self> {
         let installed = install("hdfs").await?;
         let folder = fresh::folder("hdfs")?;
+        configure(&conf_of(&folder), &[])?;
+        Self::launch_first(installed, folder, None).await
+    }
+
+    /// Starts one that wants tickets of a Kerberos realm.
+    ///
+    /// # Errors
+    /// As [`Hdfs::start`].
+    pub async fn start_secure(kdc: &Kdc, protection: Protection) -> io::Result<Self> {
+        let installed = install("hdfs").await?;
+        let folder = fresh::folder("hdfs")?;
+        let (server, keytab) = (kdc.principal(SERVICE), kdc.keytab(SERVICE)?.display().to_string());
+        let protection = match protection {
+            Protection::Authentication => "authentication",
+            Protection::Integrity => "integrity",
+            Protection::Privacy => "privacy",
+        };
+        let settings = [
+            ("hadoop.security.authentication", "kerberos"),
+            ("hadoop.rpc.protection", protection),
+            ("dfs.data.transfer.protection", protection),
+            ("dfs.block.access.token.enable", "true"),
+            ("dfs.namenode.kerberos.principal", &server),
+            ("dfs.namenode.keytab.file", &keytab),
+            ("dfs.datanode.kerberos.principal", &server),
+            ("dfs.datanode.keytab.file", &keytab),
+            // Else a data node must listen where only root may, or have certificates.
+            ("ignore.secure.ports.for.testing", "true"),
+        ];
+        configure(&conf_of(&folder), &settings.map(|(name, value)| (name, value.to_owned())))?;
+        Self::launch_first(installed, folder, Some(kdc.config())).await
+    }
+
+    async fn launch_first(installed: Installed, folder: TempDir, realm: Option<PathBuf>) -> io::Result<Self> {
         let ports = Ports::take()?;
-        let guard = launch(&installed, &folder, &ports, true)?;
-        let mut hdfs = Self { guard, folder, installed, ports };
+        let guard = launch(&installed, &folder, &ports, realm.as_deref(), true)?;
+        let mut hdfs = Self { guard, folder, installed, ports, realm };
         hdfs.wait().await?;
         Ok(hdfs)
+    }
+
+    /// Where `core-site.xml` and `hdfs-site.xml` are.
+    pub fn conf_dir(&self) -> PathBuf {
+        conf_of(&self.folder)
     }
 
     /// The name node, for clients of Hadoop's own protocol.
@@ -77,7 +130,7 @@ impl Hdfs {
     /// As [`Hdfs::start`].
     pub async fn restart(&mut self) -> io::Result<()> {
         self.guard.end();
-        self.guard = launch(&self.installed, &self.folder, &self.ports, false)?;
+        self.guard = launch(&self.installed, &self.folder, &self.ports, self.realm.as_deref(), false)?;
         self.wait().await
     }
 
@@ -92,13 +145,11 @@ impl Hdfs {
     /// Waits until it changes its names: a name node that has just started is in safe mode.
     async fn wait(&mut self) -> io::Result<()> {
         let details = details_of(&self.folder);
-        let make = format!("{}{FOLDER}?op=MKDIRS&user.name={SUPERUSER}", self.web());
-        let give = format!("{}{FOLDER}?op=SETOWNER&owner={USER}&user.name={SUPERUSER}", self.web());
+        let web = format!("http://127.0.0.1:{}", self.ports[1]);
         self.guard
             .ready(async || {
                 is_there(&details)?;
-                put(&make).await?;
-                put(&give).await
+                make_folder(&web).await
             })
             .await
     }
@@ -110,21 +161,22 @@ impl Server for Hdfs {
     }
 }
 
-async fn put(uri: &str) -> io::Result<()> {
-    let answer = call(Request::put(uri).body(Bytes::new()).map_err(io::Error::other)?).await?;
-    if answer.status().is_success() {
-        return Ok(());
-    }
-    let why = String::from_utf8_lossy(answer.body()).into_owned();
-    Err(io::Error::other(format!("{uri} is answered by {}: {why}", answer.status())))
-}
-
 /// Written when all of the cluster is up.
 fn details_of(folder: &TempDir) -> PathBuf {
     folder.path().join("details.json")
 }
 
-fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<2>, format: bool) -> io::Result<Guard> {
+fn conf_of(folder: &TempDir) -> PathBuf {
+    folder.path().join("conf")
+}
+
+fn launch(
+    installed: &Installed,
+    folder: &TempDir,
+    ports: &Ports<2>,
+    realm: Option<&Path>,
+    format: bool,
+) -> io::Result<Guard> {
     let [name_port, web_port] = ports.numbers().map(|port| port.to_string());
     let details = details_of(folder);
     match std::fs::remove_file(&details) {
@@ -132,19 +184,11 @@ fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<2>, format: boo
         _ => {}
     }
     let data = folder.path().join("data");
-    let mut command = Command::new("java");
+    let mut command = java(installed, folder.path(), HEAP_MIB_MAX);
+    if let Some(realm) = realm {
+        command.arg(format!("-Djava.security.krb5.conf={}", realm.display()));
+    }
     command
-        .arg(format!("-Xmx{HEAP_MIB_MAX}m"))
-        // Its life is shorter than what the second compiler's work would save.
-        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Djava.net.preferIPv4Stack=true"])
-        // WebHDFS reaches into what Java 17 has closed; Hadoop's own scripts open it too.
-        .args(["--add-opens", "java.base/java.lang=ALL-UNNAMED"])
-        .arg(format!("-Dlog4j.configuration=file:{}", installed.folder.join("log4j.properties").display()))
-        // Else its web servers, and Java itself, leave folders beside everybody's temporary files.
-        .args([format!("-Djava.io.tmpdir={}", folder.path().display()), "-XX:-UsePerfData".to_owned()])
-        .arg(format!("-DHADOOP_USER_NAME={SUPERUSER}"))
-        .arg("-cp")
-        .arg(installed.folder.join("jars/*"))
         .arg("org.apache.hadoop.test.MiniDFSClusterManager")
         .arg(format!("-Dhdfs.minidfs.basedir={}", data.display()))
         .args(["-datanodes", "1", "-nnport", &name_port, "-httpport", &web_port, "-writeDetails"])

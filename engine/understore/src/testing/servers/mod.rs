@@ -9,26 +9,34 @@
 //! | `azurite.rs` | [`Azurite`] | Azure Blob |
 //! | `ceph.rs` | [`CephGateway`] | S3, Swift |
 //! | `gluster.rs` | [`Gluster`] | a mounted folder |
-//! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS |
+//! | `hdfs.rs` | [`Hdfs`] | HDFS, WebHDFS, with Kerberos too |
+//! | `hdfs_pair.rs` | [`HdfsPair`] | HDFS with two name nodes |
+//! | `kdc.rs` | [`Kdc`] | Kerberos |
 //! | `seaweedfs.rs` | [`SeaweedFs`] | S3, WebDAV |
 //! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
+//! | `endless.rs` | [`EndlessBucket`] | S3, of objects that lie nowhere |
 //! | `cephfs.rs` | [`CephFs`] | a mounted folder |
 //! | `sftp.rs` | [`Sftp`] | SFTP |
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
 //! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
-//! `http.rs` asks them, `s3_bucket.rs` is what those that speak S3 have in common.
+//! `http.rs` asks them, `hadoop.rs` is what Hadoop's have in common, `answering.rs` answers for those that are our own, `s3_bucket.rs` is what those that speak S3 have in common.
 
+mod answering;
 mod azurite;
 mod ceph;
 mod cephfs;
+mod endless;
 mod fresh;
 mod gluster;
 mod guard;
+mod hadoop;
 mod hdfs;
+mod hdfs_pair;
 mod http;
 mod install;
+mod kdc;
 mod ports;
 mod s3_bucket;
 mod seaweedfs;
@@ -42,8 +50,11 @@ pub use self::http::{call, get};
 pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use cephfs::CephFs;
+pub use endless::EndlessBucket;
 pub use gluster::Gluster;
-pub use hdfs::Hdfs;
+pub use hdfs::{Hdfs, Protection};
+pub use hdfs_pair::{HdfsPair, NameNode};
+pub use kdc::Kdc;
 pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;

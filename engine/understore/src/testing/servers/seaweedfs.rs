@@ -1,6 +1,12 @@
 //! SeaweedFS: S3 and WebDAV, in one process.
 
-use std::{io, os::unix::fs::DirBuilderExt, path::PathBuf, process::Command};
+use std::{
+    io,
+    os::unix::fs::DirBuilderExt,
+    path::PathBuf,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
@@ -19,6 +25,8 @@ const HEAP_MIB_AIMED_AT: u32 = 512;
 const PORTS: usize = 9;
 const VOLUMES_MAX: u32 = 50;
 const VOLUME_MIB_MAX: u32 = 64;
+const RECLAIM_PATIENCE: Duration = Duration::from_secs(60);
+const RECLAIM_PAUSE: Duration = Duration::from_millis(500);
 
 /// Who may use the S3 port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,12 +108,39 @@ impl SeaweedFs {
         self.bucket.make().await
     }
 
-    /// Gives back the room of what was deleted: it has little.
+    /// Gives back the room of what was deleted, of which it has little, and waits until no more than this is held: what is
+    /// deleted is forgotten a moment later.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub async fn reclaim(&self) -> io::Result<()> {
-        get(&format!("http://127.0.0.1:{}/vol/vacuum?garbageThreshold=0.01", self.ports[1])).await.map(drop)
+    /// When it does not answer, or keeps more.
+    pub async fn reclaim(&self, held_bytes_max: u64) -> io::Result<()> {
+        let deadline = Instant::now() + RECLAIM_PATIENCE;
+        loop {
+            get(&format!("http://127.0.0.1:{}/vol/vacuum?garbageThreshold=0.01", self.ports[1])).await?;
+            let held = self.held_bytes()?;
+            if held <= held_bytes_max {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("SeaweedFS holds {held} bytes after all was deleted")));
+            }
+            tokio::time::sleep(RECLAIM_PAUSE).await;
+        }
+    }
+
+    /// Bytes of all volumes.
+    fn held_bytes(&self) -> io::Result<u64> {
+        let mut held = 0;
+        for entry in std::fs::read_dir(data_of(&self.folder))? {
+            match entry?.metadata() {
+                Ok(metadata) if metadata.is_file() => held += metadata.len(),
+                // A volume that is being vacuumed is renamed.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(held)
     }
 
     /// Ends it.

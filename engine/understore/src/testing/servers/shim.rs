@@ -18,21 +18,19 @@
 //! key that the stand-in gives out, by the code that signs: that code is held to published examples, and here it is shown
 //! that what is sent is what was signed.
 
-use std::{collections::HashMap, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc};
+use std::{collections::HashMap, fmt, io, sync::Arc};
 
-use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH},
     request::Parts,
 };
-use http_body_util::{BodyExt, Full, combinators::BoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use parking_lot::Mutex;
-use tokio::{net::TcpListener, sync::oneshot, task::JoinSet};
 
 use super::{
+    answering::{Answering, Body, whole},
     fresh,
     http::send,
     seaweedfs::{Access, SeaweedFs},
@@ -45,7 +43,6 @@ use crate::{
 
 /// Generations that are remembered; who conditions on an older one is told that it is not the object's.
 const GENERATIONS_MAX: usize = 1 << 16;
-const CONNECTIONS_MAX: usize = 256;
 /// Where the bucket of OSS is said to be.
 const OSS_REGION: &str = "cn-citius";
 
@@ -78,10 +75,8 @@ impl Dialect {
 #[derive(Debug)]
 pub struct StandIn {
     seaweedfs: SeaweedFs,
-    address: SocketAddr,
+    proxy: Answering,
     shim: Arc<Shim>,
-    /// The proxy ends when this goes.
-    _proxy: oneshot::Sender<()>,
 }
 
 impl StandIn {
@@ -91,26 +86,15 @@ impl StandIn {
     /// As [`SeaweedFs::start`].
     pub async fn start(dialect: Dialect) -> io::Result<Self> {
         let seaweedfs = SeaweedFs::start_for(Access::Anybody).await?;
-        let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
-        listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
         let keys = Keys { id: Secret::new(fresh::key()?), secret: Secret::new(fresh::key()?), token: None };
         let upstream = seaweedfs.s3().endpoint().to_owned();
         let shim = Arc::new(Shim { dialect, upstream, keys, token: fresh::key()?, generations: Mutex::default() });
         let serving = Arc::clone(&shim);
-        let (proxy, ended) = oneshot::channel::<()>();
-        // A thread of its own: the runtime here may be one test's, and the stand-in several tests'.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        std::thread::Builder::new().name("stand-in".into()).spawn(move || {
-            runtime.block_on(async move {
-                let Ok(listener) = TcpListener::from_std(listener) else { return };
-                tokio::select! {
-                    () = serve(listener, serving) => {}
-                    _ = ended => {}
-                }
-            });
+        let proxy = Answering::start(move |request| {
+            let shim = Arc::clone(&serving);
+            async move { shim.answer(request).await }
         })?;
-        Ok(Self { seaweedfs, address, shim, _proxy: proxy })
+        Ok(Self { seaweedfs, proxy, shim })
     }
 
     /// A mount of the bucket, or of a prefix in it, by the keys of its signatures.
@@ -149,7 +133,7 @@ impl StandIn {
 
     /// Where clients connect to; buckets are the first part of the path.
     pub fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.proxy.address)
     }
 
     /// The bucket that was made.
@@ -186,27 +170,6 @@ impl Server for StandIn {
     }
 }
 
-async fn serve(listener: TcpListener, shim: Arc<Shim>) {
-    // Dropped, and with it all connections, when the stand-in is.
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => {
-                let Ok((stream, _)) = accepted else { return };
-                let shim = Arc::clone(&shim);
-                let service = service_fn(move |request| {
-                    let shim = Arc::clone(&shim);
-                    async move { Ok::<_, Infallible>(shim.answer(request).await) }
-                });
-                connections.spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
-            }
-            Some(_) = connections.join_next() => {}
-        }
-    }
-}
-
-type Body = BoxBody<Bytes, hyper::Error>;
-
 struct Shim {
     dialect: Dialect,
     upstream: String,
@@ -231,7 +194,7 @@ impl Shim {
             Ok(answer) => answer,
             Err((status, code, text)) => {
                 let body = format!("<Error><Code>{code}</Code><Message>{text}</Message></Error>");
-                let mut response = Response::new(whole(body.into()));
+                let mut response = Response::new(whole(body));
                 *response.status_mut() = status;
                 response
             }
@@ -259,7 +222,7 @@ impl Shim {
         let (mut parts, body) = answer.into_parts();
         let body = body.collect().await.map_err(|error| away(error.to_string()))?.to_bytes();
         parts.headers.remove(CONTENT_LENGTH);
-        Ok(Response::from_parts(parts, whole(self.with_generations(&String::from_utf8_lossy(&body)).into())))
+        Ok(Response::from_parts(parts, whole(self.with_generations(&String::from_utf8_lossy(&body)))))
     }
 
     /// Who asks must have signed, or have the token.
@@ -392,10 +355,6 @@ fn rename(headers: &mut HeaderMap, from: &HeaderName, to: &str) {
     if let Some(value) = headers.remove(from) {
         headers.insert(to, value);
     }
-}
-
-fn whole(bytes: Bytes) -> Body {
-    Full::new(bytes).map_err(|never| match never {}).boxed()
 }
 
 /// Which number stands for which etag.

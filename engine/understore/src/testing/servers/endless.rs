@@ -1,0 +1,146 @@
+//! A bucket of any number of objects that lie nowhere: pages of its one directory are made as they are asked for.
+
+use std::{
+    fmt::Write as _,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header::ETAG};
+
+use super::answering::{Answering, Body, whole};
+use crate::MountSpec;
+
+/// As many as S3 gives.
+const PAGE_KEYS_MAX: u64 = 1000;
+const BUCKET: &str = "endless";
+/// What each object is.
+const CONTENT: &[u8] = b"x";
+
+/// A running server with one bucket.
+#[derive(Debug)]
+pub struct EndlessBucket {
+    server: Answering,
+    shelf: Arc<Shelf>,
+}
+
+impl EndlessBucket {
+    /// Answers for a bucket of so many objects.
+    ///
+    /// # Errors
+    /// Without a port or a thread.
+    pub fn start(objects: u64) -> io::Result<Self> {
+        let shelf = Arc::new(Shelf { objects, pages: AtomicU64::new(0) });
+        let serving = Arc::clone(&shelf);
+        let server = Answering::start(move |request| {
+            let answer = serving.answer(&request.map(drop));
+            async move { answer }
+        })?;
+        Ok(Self { server, shelf })
+    }
+
+    /// A mount of the bucket.
+    pub fn mount(&self) -> MountSpec {
+        MountSpec::new(format!("s3://{BUCKET}"))
+            .option("aws_endpoint", format!("http://{}", self.server.address))
+            .option("aws_region", "us-east-1")
+            .option("aws_allow_http", "true")
+            .option("aws_skip_signature", "true")
+    }
+
+    /// The pages of keys that it was asked for and gave.
+    pub fn pages(&self) -> u64 {
+        self.shelf.pages.load(Relaxed)
+    }
+
+    /// The key of an object; keys are in the order of their numbers.
+    pub fn key(number: u64) -> String {
+        format!("o{number:012}")
+    }
+}
+
+#[derive(Debug)]
+struct Shelf {
+    objects: u64,
+    pages: AtomicU64,
+}
+
+impl Shelf {
+    fn answer(&self, request: &Request<()>) -> Response<Body> {
+        let query: Vec<(String, String)> =
+            url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
+        let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+        let key = request.uri().path().strip_prefix(&format!("/{BUCKET}")).map(|key| key.trim_start_matches('/'));
+        let (status, body) = match (request.method(), key) {
+            (_, None) => (StatusCode::NOT_FOUND, error("NoSuchBucket")),
+            (&Method::GET, Some("")) if of("list-type").is_some() => (StatusCode::OK, self.page(of)),
+            (&Method::GET | &Method::HEAD, Some(key)) if self.number(key).is_some() => {
+                (StatusCode::OK, String::from_utf8_lossy(CONTENT).into_owned())
+            }
+            (&Method::GET | &Method::HEAD, Some(key)) if !key.is_empty() => (StatusCode::NOT_FOUND, error("NoSuchKey")),
+            _ => (StatusCode::NOT_IMPLEMENTED, error("NotImplemented")),
+        };
+        let mut answer = Response::new(whole(Bytes::from(body)));
+        *answer.status_mut() = status;
+        if status == StatusCode::OK {
+            answer.headers_mut().insert(ETAG, http::HeaderValue::from_static("\"x\""));
+        }
+        answer
+    }
+
+    /// One page; no key has a slash or goes on behind another, so all prefixes but the bucket's own have none.
+    fn page<'a>(&self, of: impl Fn(&str) -> Option<&'a str>) -> String {
+        let first = match (of("prefix"), of("continuation-token"), of("start-after")) {
+            (Some(prefix), ..) if !prefix.is_empty() => self.objects,
+            (_, Some(token), _) => token.parse().unwrap_or(self.objects),
+            (.., Some(after)) => self.above(after),
+            _ => 0,
+        };
+        let count_max = of("max-keys").and_then(|count| count.parse().ok()).unwrap_or(PAGE_KEYS_MAX).min(PAGE_KEYS_MAX);
+        let end = (first + count_max).min(self.objects);
+        let mut text = String::from("<ListBucketResult><EncodingType>url</EncodingType>");
+        for number in first..end {
+            let (key, len) = (EndlessBucket::key(number), CONTENT.len());
+            let _ = write!(
+                text,
+                "<Contents><Key>{key}</Key><Size>{len}</Size><ETag>\"x\"</ETag>\
+                 <LastModified>2024-01-02T03:04:05.000Z</LastModified></Contents>"
+            );
+        }
+        if end < self.objects {
+            let _ = write!(text, "<IsTruncated>true</IsTruncated><NextContinuationToken>{end}</NextContinuationToken>");
+        }
+        text.push_str("</ListBucketResult>");
+        if first < end {
+            self.pages.fetch_add(1, Relaxed);
+        }
+        text
+    }
+
+    fn number(&self, key: &str) -> Option<u64> {
+        let number = key.strip_prefix('o')?.parse().ok()?;
+        (number < self.objects && EndlessBucket::key(number) == key).then_some(number)
+    }
+
+    /// The first number whose key is above a text.
+    fn above(&self, after: &str) -> u64 {
+        let (mut low, mut high) = (0, self.objects);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if EndlessBucket::key(middle).as_str() > after {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
+    }
+}
+
+fn error(code: &str) -> String {
+    format!("<Error><Code>{code}</Code><Message>{code}</Message></Error>")
+}
