@@ -4,8 +4,8 @@
 //! server of it shows that what is built on OpenDAL works), those that speak S3 and are mounted as that (cos, obs, b2,
 //! tos), those that need a C library or a local file of their own (hdfs, rocksdb, foundationdb, sqlite…), and those that
 //! keep values rather than files (redis, memcached, etcd…); Azure's (azdls, azfile), which bring an implementation of RSA
-//! with a known leak; webhdfs, whose server changes the letters of a name (to their composed form) where it sends a reader
-//! on, so that another file could be read; and ftp, whose client links a second provider of cryptography into every process: rustls then has
+//! with a known leak; webhdfs, through which a file whose name has letters in decomposed form was listed and could not be read (Hadoop 3.4.2;
+//! the cause was not looked for); and ftp, whose client links a second provider of cryptography into every process: rustls then has
 //! no default one, and panics where it is asked for that.
 
 use std::collections::BTreeMap;
