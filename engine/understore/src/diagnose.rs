@@ -404,6 +404,7 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
     };
     let yes = |is| if is { "yes" } else { "no" };
     let Capabilities {
+        writes,
         create_only,
         replace,
         large_writes,
@@ -415,6 +416,13 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         refused_characters,
         drops_parts,
     } = capabilities;
+    if !writes {
+        let answers = [
+            ("write, rename and delete", "no: it is only read"),
+            ("workers read its files without a copy through memory", yes(descriptors)),
+        ];
+        return answers.map(|(name, answer)| Ability { name, answer, known: Known::Declared }).into();
+    }
     let answers = [
         ("create a file only where none is", compares(create_only)),
         ("replace only the version that was read", compares(replace)),
@@ -491,6 +499,7 @@ mod tests {
         assert_eq!(names(&diagnosis)[4..], [("list", '+'), ("read", '.'), ("write", '.')]);
         let diagnosis = diagnose(&MountSpec { read_only: true, ..spec }, Probe::Write).await;
         assert_eq!(names(&diagnosis)[4..], [("list", '+'), ("read", '.'), ("write", '.')]);
+        assert!(diagnosis.abilities[0].name.contains("write") && diagnosis.abilities[0].answer.starts_with("no"));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -8,7 +8,7 @@
 //!                 ▲          ▲         ▲
 //!             local/      object/     tree/      memory.rs    read_only.rs wraps any of them
 //!                            ▲          ▲
-//!                 s3/, azure/, swift/  hdfs/ webdav/ sftp/
+//!                 s3/, azure/, swift/  hdfs/ webdav/ sftp/ opendal/
 //! ```
 //! | file | what |
 //! |---|---|
@@ -27,6 +27,7 @@
 //! | `hdfs/` | `hdfs://`: its calls |
 //! | `webdav/` | `webdav://`, `http://`: its requests |
 //! | `sftp/` | `sftp://`: its requests |
+//! | `opendal/` | `opendal+SERVICE://`: what else OpenDAL speaks, to be read |
 //! | `memory.rs` | `memory://`, for tests |
 //! | `bridge.rs` | [`Bridge`]: fetches from threads that must not block |
 //! | `name_order.rs` | key order to name order in bounded memory |
@@ -50,6 +51,7 @@ mod mount;
 mod mounted;
 mod name_order;
 mod object;
+mod opendal;
 mod path;
 mod read_only;
 mod s3;

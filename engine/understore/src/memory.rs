@@ -143,6 +143,7 @@ impl UnderStore for MemoryStore {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            writes: true,
             create_only: Compares::Atomically,
             replace: Compares::Atomically,
             large_writes: Compares::Atomically,

@@ -9,7 +9,7 @@ use crate::{
     alias::Alias,
     azure, hdfs,
     local::LocalStore,
-    mounted,
+    mounted, opendal,
     read_only::ReadOnly,
     redact, s3,
     secret::{is_shown, shown_value},
@@ -80,6 +80,7 @@ impl fmt::Debug for MountSpec {
 
 /// One kind of under-store.
 struct System {
+    /// One that ends in a plus sign is the beginning of schemes.
     schemes: &'static [&'static str],
     /// Other names for its options, and what gives an option its own name.
     aliases: &'static [Alias],
@@ -96,6 +97,10 @@ impl System {
     /// One whose options have other names, too.
     const fn also(self, aliases: &'static [Alias], translate: fn(&MountSpec) -> Result<MountSpec>) -> Self {
         Self { aliases, translate, ..self }
+    }
+
+    fn speaks(&self, scheme: &str) -> bool {
+        self.schemes.iter().any(|own| *own == scheme || (own.ends_with('+') && scheme.starts_with(own)))
     }
 }
 
@@ -115,6 +120,7 @@ const REGISTRY: &[System] = &[
     .also(azure::ALIASES, azure::translate),
     System::new(&["http", "https", "webdav", "webdavs", "dav", "davs"], |spec| Ok(Arc::new(webdav::open(spec)?)))
         .also(webdav::ALIASES, webdav::translate),
+    System::new(&[opendal::SCHEME], |spec| Ok(Arc::new(opendal::open(spec)?))),
     System::new(&["nfs", "glusterfs", "cephfs"], mounted::open),
     System::new(&["sftp"], |spec| Ok(Arc::new(sftp::open(spec)?))),
     System::new(&["swift"], |spec| Ok(Arc::new(swift::open(&spec.uri, &spec.options)?)))
@@ -135,15 +141,24 @@ pub(crate) fn aliased(name: &str) -> impl Iterator<Item = &'static str> {
 /// Must be called inside a tokio runtime where the store is a network one.
 pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
     let scheme = if spec.uri.starts_with('/') { "file" } else { scheme_of(spec)? };
-    let system = REGISTRY.iter().find(|system| system.schemes.contains(&scheme)).ok_or_else(|| {
-        Error::UnknownScheme { uri: spec.redacted_uri(), scheme: scheme.to_owned(), known: known_schemes() }
+    let system = REGISTRY.iter().find(|system| system.speaks(scheme)).ok_or_else(|| Error::UnknownScheme {
+        uri: spec.redacted_uri(),
+        scheme: scheme.to_owned(),
+        known: known_schemes(),
     })?;
     let store = (system.open)(&(system.translate)(spec)?)?;
     Ok(if spec.read_only { Arc::new(ReadOnly::new(store)) } else { store })
 }
 
 fn known_schemes() -> String {
-    let schemes: Vec<_> = REGISTRY.iter().flat_map(|system| system.schemes).map(|name| format!("{name}:")).collect();
+    let schemes: Vec<_> = REGISTRY
+        .iter()
+        .flat_map(|system| system.schemes)
+        .map(|name| match name.strip_suffix('+') {
+            Some(name) => format!("{name}+SERVICE:"),
+            None => format!("{name}:"),
+        })
+        .collect();
     schemes.join(", ")
 }
 
@@ -250,6 +265,51 @@ mod tests {
             .option("aws_region", "shown");
         let text = format!("{spec:?} {}", open(&spec).unwrap_err());
         assert!(!text.contains("hidden") && text.contains("shown"), "{text}");
+    }
+
+    #[test]
+    fn a_mount_by_aliases_is_the_mount_by_own_names() {
+        let is_the_same = |uri: &str, pairs: &[(&str, &str, &str)]| {
+            let by = |pick: fn(&(&str, &str, &str)) -> (String, String)| {
+                pairs.iter().map(pick).fold(MountSpec::new(uri), |spec, (name, value)| spec.option(name, value))
+            };
+            let by_alias = by(|(alias, _, value)| ((*alias).to_owned(), (*value).to_owned()));
+            let by_own = by(|(_, own, value)| ((*own).to_owned(), (*value).to_owned()));
+            let scheme = scheme_of(&by_alias).unwrap();
+            let system = REGISTRY.iter().find(|system| system.speaks(scheme)).unwrap();
+            assert!((system.translate)(&by_alias).unwrap() == by_own, "{uri}");
+            // One that says otherwise is no part of the same mount.
+            let (alias, own, _) = pairs[0];
+            let both = MountSpec::new(uri).option(alias, "hidden-1").option(own, "hidden-2");
+            let error = open(&both).unwrap_err().to_string();
+            assert!(error.contains(alias) && error.contains(own) && !error.contains("hidden"), "{error}");
+        };
+        is_the_same(
+            "gs://b",
+            &[
+                ("fs.gcs.accessKeyId", "google_hmac_access_id", "id"),
+                ("fs.gcs.secretAccessKey", "google_hmac_secret", "secret"),
+                ("fs.gcs.credential.path", "google_application_credentials", "/f"),
+                ("google.cloud.auth.service.account.json.keyfile", "google_service_account", "/f"),
+            ],
+        );
+        is_the_same("gcs://b", &[("fs.gs.auth.service.account.json.keyfile", "google_service_account", "/f")]);
+        is_the_same(
+            "oss://b",
+            &[
+                ("fs.oss.accessKeyId", "oss_access_key_id", "id"),
+                ("fs.oss.accessKeySecret", "oss_access_key_secret", "secret"),
+                ("fs.oss.securityToken", "oss_security_token", "token"),
+                ("fs.oss.endpoint", "oss_endpoint", "oss-cn-hangzhou.aliyuncs.com"),
+            ],
+        );
+        is_the_same(
+            "webdav://h/",
+            &[
+                ("alluxio.underfs.web.username", "webdav_user", "me"),
+                ("alluxio.underfs.web.password", "webdav_password", "secret"),
+            ],
+        );
     }
 
     /// A value is no less secret by another name.

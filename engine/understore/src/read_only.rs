@@ -32,7 +32,7 @@ impl UnderStore for ReadOnly {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        Capabilities { writes: false, ..self.inner.capabilities() }
     }
 
     fn traffic(&self) -> &Traffic {

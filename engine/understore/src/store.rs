@@ -145,6 +145,8 @@ pub enum Compares {
 /// What an adapter can do; shown to users, and used to plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
+    /// Whether it takes writes; without them, what is said of writes means nothing.
+    pub writes: bool,
     /// How "must not exist" is checked at publication of a small write.
     pub create_only: Compares,
     /// How "replaces this version" is checked at publication of a small write.

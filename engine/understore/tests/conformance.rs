@@ -7,7 +7,7 @@ use std::sync::Arc;
 use citius_understore::{
     LocalStore, MemoryStore, MountSpec, StorePath, UnderStore,
     testing::{
-        Ran, Report, conformance,
+        Paired, Ran, Report, conformance,
         servers::{Azurite, CephGateway, CephStore, Dialect, Hdfs, SeaweedFs, StandIn},
     },
 };
@@ -116,6 +116,25 @@ async fn hdfs() {
     store.check().await.unwrap();
     let name = format!("Hadoop {}", server.version());
     hold("hdfs", &name, store, &["shared_upload", "one_replacer_wins", "descriptors_show_one_version"]).await;
+    server.stop().unwrap();
+}
+
+/// What OpenDAL reads is held against what is written natively, version by version.
+#[tokio::test(flavor = "multi_thread")]
+async fn webdav_by_opendal() {
+    let server = SeaweedFs::start().await.unwrap();
+    let root = server.webdav();
+    let native = |folder: &str| {
+        citius_understore::open(&MountSpec::new(format!("{}{folder}", root.replace("http", "webdav")))).unwrap()
+    };
+    native("").mkdir(&StorePath::parse("pre fix%").unwrap()).await.unwrap();
+    let spec = MountSpec::new("opendal+webdav:///pre fix%").option("endpoint", &root);
+    let reads = citius_understore::open(&MountSpec { read_only: true, ..spec }).unwrap();
+    reads.check().await.unwrap();
+    let store = Arc::new(Paired::new(reads, native("/pre%20fix%25")));
+    let name = format!("SeaweedFS {}, written natively", server.version());
+    let skips = ["odd_names", "shared_upload", "one_creator_wins", "one_replacer_wins", "descriptors_show_one_version"];
+    hold("opendal-webdav", &name, store, &skips).await;
     server.stop().unwrap();
 }
 

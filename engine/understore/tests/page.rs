@@ -20,10 +20,10 @@ enum Proof {
     Runs(&'static [&'static str]),
     /// By suites on something that speaks as it does.
     StandIn(&'static [&'static str]),
+    /// By suites of these, whose writes went another way.
+    Reads(&'static [&'static str]),
     /// By nothing; with the reason.
     NotRun(&'static str),
-    /// There is nothing to run.
-    NotBuilt,
 }
 
 struct Row {
@@ -147,7 +147,12 @@ const ROWS: &[Row] = &[
         credentials: "key file, agent, password; known_hosts is strict",
         proof: Proof::Runs(&["sftp"]),
     },
-    Row { name: "What else OpenDAL speaks", uris: "`opendal+<service>://`", credentials: "-", proof: Proof::NotBuilt },
+    Row {
+        name: "What else OpenDAL speaks: Dropbox, OneDrive, GitHub and others",
+        uris: "`opendal+<service>://`, with `--read-only`",
+        credentials: "each service's own",
+        proof: Proof::Reads(&["opendal-webdav"]),
+    },
 ];
 
 const BEFORE: &str = "# Under-stores
@@ -213,8 +218,12 @@ fn page(record: &Record) -> String {
         let known = match proof {
             Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
             Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
+            Proof::Reads(systems) => format!(
+                "**works, read only**: what the contract writes was written natively, and its points on writes say \
+                 nothing of OpenDAL; all looks, lists and reads were by OpenDAL ({}). Of its services, no other was run",
+                Said(record, systems)
+            ),
             Proof::NotRun(reason) => format!("built, not run: {reason}"),
-            Proof::NotBuilt => "not built yet".to_owned(),
         };
         page += &format!("| {name} | {uris} | {credentials} | {known} |\n");
     }
@@ -235,8 +244,8 @@ fn page(record: &Record) -> String {
 /// What the page calls a system: by the row that it proves alone, if there is one.
 fn called(system: &str) -> &str {
     let proves = |row: &&Row| match row.proof {
-        Proof::Runs(systems) | Proof::StandIn(systems) => systems.contains(&system),
-        Proof::NotRun(_) | Proof::NotBuilt => false,
+        Proof::Runs(systems) | Proof::StandIn(systems) | Proof::Reads(systems) => systems.contains(&system),
+        Proof::NotRun(_) => false,
     };
     let rows = ROWS.iter().filter(proves).min_by_key(|row| !matches!(row.proof, Proof::Runs(_)));
     rows.map_or(system, |row| row.name)
@@ -261,7 +270,7 @@ fn no_row_claims_what_was_not_recorded() {
     let record = record(&of_project("ci/record/under-stores.json"));
     let recorded: BTreeSet<&str> = record.keys().map(|(system, _)| system.as_str()).collect();
     for row in ROWS {
-        let (Proof::Runs(systems) | Proof::StandIn(systems)) = &row.proof else { continue };
+        let (Proof::Runs(systems) | Proof::StandIn(systems) | Proof::Reads(systems)) = &row.proof else { continue };
         for system in *systems {
             assert!(recorded.contains(system), "{}: nothing is recorded of {system}", row.name);
         }

@@ -88,9 +88,15 @@ fn settings_of(options: &BTreeMap<String, Secret>, shown: &str) -> Result<BTreeM
 /// What files are created with; `dfs.replication` and `dfs.blocksize` mean the same to Hadoop.
 fn write_options(options: &BTreeMap<String, Secret>, shown: &str) -> Result<WriteOptions> {
     let number = |names: [&str; 2]| {
-        let Some((name, value)) = names.iter().find_map(|name| Some((*name, options.get(*name)?.expose()))) else {
-            return Ok(None);
-        };
+        let mut given = names.iter().filter_map(|name| Some((*name, options.get(*name)?.expose())));
+        let Some((name, value)) = given.next() else { return Ok(None) };
+        if let Some((other, _)) = given.find(|(_, other)| *other != value) {
+            return Err(Error::InvalidOption {
+                uri: shown.to_owned(),
+                option: other.to_owned(),
+                reason: format!("{name} means the same and has another value; give one of the two"),
+            });
+        }
         let invalid = || Error::InvalidOption {
             uri: shown.to_owned(),
             option: name.to_owned(),
@@ -188,7 +194,10 @@ fn conf_dir(options: &BTreeMap<String, Secret>, shown: &str) -> Result<Option<St
         Err(Error::InvalidOption { uri: shown.to_owned(), option: option.to_owned(), reason: reason.to_owned() })
     };
     let (option, folder) = match (options.get(CONF_DIR), options.get(CONF_FILES)) {
-        (Some(folder), _) => (CONF_DIR, folder.expose().to_owned()),
+        (Some(_), Some(_)) => {
+            return invalid(CONF_FILES, "hdfs_conf_dir says where they are, too; give one of the two");
+        }
+        (Some(folder), None) => (CONF_DIR, folder.expose().to_owned()),
         (None, Some(files)) => {
             let mut folders = files.expose().split(':').filter_map(|file| Path::new(file).parent());
             let first = folders.next().unwrap_or(Path::new(""));
@@ -241,6 +250,10 @@ mod tests {
         assert!(error.contains(KEYTAB) && error.contains("no such file"), "{error}");
         let error = refused("hdfs:///folder", &[]).to_string();
         assert!(error.contains("no name node is named"), "{error}");
+        let error = refused("hdfs://nn:1/", &[(BLOCK_SIZE, "1"), ("dfs.blocksize", "5")]).to_string();
+        assert!(error.contains(BLOCK_SIZE) && error.contains("dfs.blocksize"), "{error}");
+        let error = refused("hdfs://nn:1/", &[(CONF_DIR, "/a"), (CONF_FILES, "/b/hdfs-site.xml")]).to_string();
+        assert!(error.contains(CONF_DIR) && error.contains(CONF_FILES), "{error}");
     }
 
     #[test]
@@ -271,7 +284,7 @@ mod tests {
         };
         let plain = options(&[]);
         assert_eq!((plain.replication, plain.block_size, plain.overwrite), (None, None, false));
-        let set = options(&[("dfs.replication", "2"), (BLOCK_SIZE, "1048576"), ("dfs.blocksize", "5")]);
+        let set = options(&[("dfs.replication", "2"), (BLOCK_SIZE, "1048576"), ("dfs.blocksize", "1048576")]);
         assert_eq!((set.replication, set.block_size), (Some(2), Some(1 << 20)));
     }
 

@@ -139,6 +139,7 @@ impl UnderStore for LocalStore {
 
     fn capabilities(&self) -> Capabilities {
         Capabilities {
+            writes: true,
             create_only: Compares::Atomically,
             replace: Compares::JustBefore,
             large_writes: Compares::JustBefore,

@@ -168,6 +168,7 @@ impl UnderStore for Objects {
     fn capabilities(&self) -> Capabilities {
         let rules = self.inner.protocol.rules();
         Capabilities {
+            writes: true,
             create_only: rules.create,
             replace: rules.replace,
             large_writes: rules.complete,

@@ -225,6 +225,7 @@ impl UnderStore for Tree {
     fn capabilities(&self) -> Capabilities {
         let rules = self.inner.protocol.rules();
         Capabilities {
+            writes: true,
             create_only: rules.create_only,
             replace: Compares::JustBefore,
             large_writes: Compares::JustBefore,
