@@ -148,8 +148,8 @@ const ROWS: &[Row] = &[
         proof: Proof::Runs(&["sftp"]),
     },
     Row {
-        name: "What else OpenDAL speaks: Dropbox, OneDrive, GitHub and others",
-        uris: "`opendal+<service>://`, with `--read-only`",
+        name: "Services of OpenDAL",
+        uris: "`opendal+<service>://`, with `--read-only`: Dropbox, OneDrive, Google Drive, GitHub and others",
         credentials: "each service's own",
         proof: Proof::Reads(&["opendal-webdav"]),
     },
@@ -219,8 +219,8 @@ fn page(record: &Record) -> String {
             Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
             Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
             Proof::Reads(systems) => format!(
-                "**works, read only**: what the contract writes was written natively, and its points on writes say \
-                 nothing of OpenDAL; all looks, lists and reads were by OpenDAL ({}). Of its services, no other was run",
+                "**works, read only** ({}): by `opendal+webdav://`, which looked, listed and read what the contract wrote \
+                 natively; its points on writes say nothing of OpenDAL. No other of its services was run",
                 Said(record, systems)
             ),
             Proof::NotRun(reason) => format!("built, not run: {reason}"),

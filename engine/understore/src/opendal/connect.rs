@@ -209,6 +209,6 @@ mod tests {
         let services = SERVICES.iter().filter(|service| service.name != "fs");
         let names = services.flat_map(|service| std::iter::once(&service.name).chain((service.options)()));
         let names = names.filter(|name| !matches!(**name, "root" | "endpoint"));
-        crate::document::lists_in_columns(4, "What else OpenDAL speaks", names);
+        crate::document::lists_in_columns(4, "Services of OpenDAL", names);
     }
 }
