@@ -371,8 +371,8 @@ pub(crate) struct LoadArgs {
     /// Kept for scripts: the command always waits until all is loaded.
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Files loaded at once; the blocks of each are loaded together.
-    #[arg(long, short, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=256))]
+    /// Blocks loaded at once; a small file is one.
+    #[arg(long, short, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(crate) jobs: u16,
 }
 

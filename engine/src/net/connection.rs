@@ -19,7 +19,7 @@ use crate::shard::{Attached, Handles};
 use citius_wire::{
     Attach, Attached as AttachedReply, CAPABILITY_BYTES_MAX, CountersRequest, Detach, Done, Failure, FrameBuffer,
     FrameError, Free, Head, Kind, Load, Map, MapWrite, PAYLOAD_BYTES_MAX, PRELUDE_BYTES, Publish, Published, Read,
-    Request, Resident, Seal, Stage, Staged, Status, Write,
+    Request, Resident, Seal, Stage, Staged, Status, Warm, Write,
 };
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -268,6 +268,16 @@ impl Connection {
                 |request| request.handle,
                 |shard, file, request| async move { shard.load(&file, request.index).await.map(|()| Done {}) },
             ),
+            Kind::Warm => {
+                let request: Warm = head.read()?;
+                match Attached::check(&request.capability, &shard.view().keys, shard.now_ms()) {
+                    Ok(file) => self.start(shard, Kind::Warm, id, async move |this: Rc<Self>, shard: Rc<Shard>| {
+                        let result = shard.load(&Rc::new(file), request.index).await.map(|()| Done {});
+                        this.answer::<Warm>(&shard, id, &result);
+                    }),
+                    Err(failure) => self.fail(shard, Kind::Warm, id, &failure),
+                }
+            }
             Kind::Free => self.later(
                 shard,
                 id,

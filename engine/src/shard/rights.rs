@@ -36,18 +36,9 @@ impl Handles {
     /// Checks a capability and names it.
     ///
     /// # Errors
-    /// `CapabilityForged`, `CapabilityExpired`; `Busy` past [`HANDLES_MAX`]; `InvalidName` for a path that no
-    /// under-store can have.
+    /// As [`Attached::check`]; `Busy` past [`HANDLES_MAX`].
     pub(crate) fn attach(&mut self, capability: &[u8], keys: &[MacKey], now_ms: u64) -> Result<Handle, Failure> {
-        let right = Right::check(capability, keys, now_ms)?;
-        let path = StorePath::parse(&right.path).map_err(|error| crate::failure::of_store(&error))?;
-        let token = match &right.origin {
-            Origin::UnderStore { token } => {
-                Some(VersionToken::new(token).map_err(|error| crate::failure::of_store(&error))?)
-            }
-            Origin::Memory { .. } | Origin::Writer { .. } => None,
-        };
-        let attached = Rc::new(Attached { right: Arc::new(right), path, token, readahead: Readahead::default() });
+        let attached = Rc::new(Attached::check(capability, keys, now_ms)?);
         let slot = match self.free.pop() {
             Some(slot) => slot,
             None if self.slots.len() < HANDLES_MAX => {
@@ -115,6 +106,22 @@ impl Wanted {
 }
 
 impl Attached {
+    /// What a capability allows, if it is a good one.
+    ///
+    /// # Errors
+    /// `CapabilityForged`, `CapabilityExpired`; `InvalidName` for a path that no under-store can have.
+    pub(crate) fn check(capability: &[u8], keys: &[MacKey], now_ms: u64) -> Result<Self, Failure> {
+        let right = Right::check(capability, keys, now_ms)?;
+        let path = StorePath::parse(&right.path).map_err(|error| crate::failure::of_store(&error))?;
+        let token = match &right.origin {
+            Origin::UnderStore { token } => {
+                Some(VersionToken::new(token).map_err(|error| crate::failure::of_store(&error))?)
+            }
+            Origin::Memory { .. } | Origin::Writer { .. } => None,
+        };
+        Ok(Self { right: Arc::new(right), path, token, readahead: Readahead::default() })
+    }
+
     /// The right to write, if that is what was given.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 use crate::cluster::{BLOCK_BYTES, Cluster, KEY, LATE_MOUNT, MEMORY_BYTES, noise};
 use citius_engine::store::verify_sectors;
 use citius_wire::units::GRAIN_BYTES;
-use citius_wire::{Detach, Free, MacKey, Place, Read, ReadMode, Resident, Status, TRANSFER_BYTES_MAX};
+use citius_wire::{
+    Detach, Done, Free, Handle, MacKey, Place, Read, ReadMode, Resident, Right, Status, TRANSFER_BYTES_MAX, Warm,
+};
 use std::io::{Seek, SeekFrom, Write};
 
 const GRAIN: u64 = GRAIN_BYTES as u64;
@@ -175,6 +177,27 @@ fn who_may_not_is_told_why() {
     let handle = peer.attach(&right);
     assert_eq!(peer.write(handle, 0, b"x").unwrap_err().status, Status::PermissionDenied);
     assert_eq!(peer.read(handle, 0, 8192).unwrap(), noise(8192, 6));
+}
+
+/// Who loads files that it does not read attaches none of them.
+#[test]
+fn a_block_is_brought_into_memory_by_its_capability_alone() {
+    let cluster = Cluster::start();
+    let bytes = noise(100_000, 9);
+    let right = cluster.put("f", &bytes);
+    let mut peer = cluster.tcp();
+    let mut warm = |capability, index| peer.ask(&Warm { capability, index }).map_err(|failure| failure.status);
+    assert_eq!(warm(right.sign(&MacKey([1; 32])), 0), Err(Status::CapabilityForged));
+    let expired = Right { expires_ms: 1, ..right.clone() };
+    assert_eq!(warm(expired.sign(&KEY), 0), Err(Status::CapabilityExpired));
+    assert_eq!(warm(right.sign(&KEY), 1), Err(Status::InvalidArgument), "it has one block");
+    assert_eq!(cluster.counters().fetched_bytes, 0);
+    assert_eq!(warm(right.sign(&KEY), 0), Ok(Done {}));
+    assert_eq!(cluster.counters().fetched_bytes, bytes.len() as u64);
+    let handle = peer.attach(&right);
+    assert_eq!(handle, Handle(0), "no handle was taken before");
+    assert!(peer.read(handle, 0, 100_000).unwrap() == bytes);
+    assert_eq!(cluster.counters().fetched_bytes, bytes.len() as u64, "what was loaded is read from memory");
 }
 
 #[test]

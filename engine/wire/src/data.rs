@@ -246,6 +246,28 @@ impl Request for Load {
     type Reply = Done;
 }
 
+/// Brings one whole block into memory, for whom reads nothing of the file here: its capability is used once and becomes
+/// no handle.
+#[derive(Archive, Serialize, Deserialize, Clone)]
+pub struct Warm {
+    /// As `open` gave it.
+    pub capability: Vec<u8>,
+    /// The block.
+    pub index: u32,
+}
+
+impl fmt::Debug for Warm {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let capability = Hidden(&self.capability);
+        f.debug_struct("Warm").field("capability", &capability).field("index", &self.index).finish()
+    }
+}
+
+impl Request for Warm {
+    const KIND: Kind = Kind::Warm;
+    type Reply = Done;
+}
+
 /// Forgets the clean blocks of a file in this shard.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug)]
 pub struct Free {

@@ -80,11 +80,13 @@ pub enum Kind {
     Staged = 28,
     /// What a shard counts.
     Counters = 29,
+    /// Bring a block of a file into memory that is not attached.
+    Warm = 30,
 }
 
 impl Kind {
     /// Every kind, for tests and tables.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Hello,
         Self::Batch,
         Self::List,
@@ -104,6 +106,7 @@ impl Kind {
         Self::MapWrite,
         Self::Staged,
         Self::Counters,
+        Self::Warm,
     ];
 
     const fn from_byte(byte: u8) -> Option<Self> {

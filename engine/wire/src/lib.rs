@@ -47,7 +47,7 @@ pub use codec::{Encode, Encoder, FrameBuffer, Head, Message, Request};
 pub use data::{
     Attach, Attached, CountersRequest, Detach, Done, Free, Freed, Hello, Load, Map, MapWrite, Mapped, Publish,
     Published, Read, ReadMode, ReadReply, ReadReplyView, Resident, ResidentBlock, ResidentReply, Seal, Stage, Staged,
-    TRANSFER_BYTES_MAX, Welcome, Write,
+    TRANSFER_BYTES_MAX, Warm, Welcome, Write,
 };
 pub use frame::{
     FRAME_BYTES_MAX, Flags, FrameError, HEADER_ALIGN, HEADER_BYTES_MAX, HELLO_FRAME_BYTES_MAX, Kind, MAGIC,

@@ -23,7 +23,7 @@ use citius_wire::{
 };
 use core::ops::Range;
 use core::time::Duration;
-use rustix::fd::OwnedFd;
+use rustix::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::collections::{HashMap, VecDeque};
 use std::io;
 
@@ -255,6 +255,11 @@ impl Connection {
     /// Bytes of the payload that were not yet taken.
     pub fn payload_left(&self) -> usize {
         self.payload_left
+    }
+
+    /// The socket, to wait for it.
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
     }
 
     /// Bytes that are here already and not yet taken: answers that cost no more waiting.

@@ -88,17 +88,17 @@ impl Client {
     /// `NotFound`, `IsADirectory`, `DataLost`, or any class that a master answers with.
     pub fn open(&self, path: &str) -> Result<File, Error> {
         let path = normal(path)?;
-        let first = Version::open(&self.0, &path, self.0.deadline())?;
-        Ok(File(Arc::new(FileState {
-            client: self.0.clone(),
-            first,
-            turning: Mutex::new(()),
-            sequence: Sequence::default(),
-        })))
+        Ok(File::of(&self.0, Version::open(&self.0, &path, self.0.deadline())?))
     }
 }
 
 impl File {
+    /// A file whose first version is this one.
+    pub(crate) fn of(client: &Arc<Shared>, first: Version) -> Self {
+        let (client, turning) = (Arc::clone(client), Mutex::new(()));
+        Self(Arc::new(FileState { client, first, turning, sequence: Sequence::default() }))
+    }
+
     /// Bytes of the file. Who has been told them reads that version from then on, or `VersionChanged`: bytes of another
     /// one, cut to this length, would be of none.
     #[allow(clippy::len_without_is_empty)]

@@ -24,6 +24,7 @@
 //! | `local`, `mapping`, `blocks`, `view` | mapped reads: when, the memory, which blocks, zero-copy views |
 //! | `readahead` | maps blocks ahead of sequential readers |
 //! | `dispatch`, `works` | work routed to the owners of blocks, pipelined, retried; what is asked of them |
+//! | `loader` | many files brought into memory from one thread |
 //! | `routes`, `peer` | rings and who is local; connections lent for a call |
 //! | `writer`, `sink`, `publisher`, `lease` | a file being written; one block of it; staging; keeping the path |
 //! | `connection`, `stream`, `sectors` | one connection; its socket; checksums of what arrives |
@@ -44,6 +45,7 @@ mod file;
 mod gone;
 mod lease;
 mod listing;
+mod loader;
 mod local;
 mod mapping;
 mod namespace;

@@ -39,7 +39,11 @@ pub(crate) struct Right {
 impl Version {
     /// Opens a path.
     pub(crate) fn open(client: &Shared, path: &NamespacePath, deadline: Deadline) -> Result<Self, Error> {
-        let opened = ask(client, path, deadline)?;
+        Self::of(client, path, ask(client, path, deadline)?)
+    }
+
+    /// What a master gave for a path that it was asked to open.
+    pub(crate) fn of(client: &Shared, path: &NamespacePath, opened: Opened) -> Result<Self, Error> {
         let (length, block_bytes) = (opened.info.length, opened.info.block_bytes);
         if opened.info.kind != EntryKind::File {
             return Err(Error::new(Status::IsADirectory, "it is a directory: list it instead").at(path));
@@ -138,16 +142,24 @@ fn right_of(opened: &Opened, generation: u64) -> Right {
     }
 }
 
-fn ask(client: &Shared, path: &NamespacePath, deadline: Deadline) -> Result<Opened, Error> {
-    let stale = client.gone.of(path);
-    let open = Operation::Open { path: path.to_string(), stale };
-    match client.operate(open, deadline).map_err(|error| error.at(path))? {
+/// What a master is asked to open a path.
+pub(crate) fn question(client: &Shared, path: &NamespacePath) -> Operation {
+    Operation::Open { path: path.to_string(), stale: client.gone.of(path) }
+}
+
+/// What a master said to [`question`].
+pub(crate) fn answer(client: &Shared, path: &NamespacePath, outcome: Result<Outcome, Error>) -> Result<Opened, Error> {
+    match outcome.map_err(|error| error.at(path))? {
         Outcome::Opened(opened) => {
-            if let Some(stale) = stale.filter(|stale| *stale != opened.info.version) {
+            if let Some(stale) = client.gone.of(path).filter(|stale| *stale != opened.info.version) {
                 client.gone.forget(path, stale);
             }
             Ok(*opened)
         }
         _ => Err(client.unexpected("it was asked to open a file and gave another thing").at(path)),
     }
+}
+
+fn ask(client: &Shared, path: &NamespacePath, deadline: Deadline) -> Result<Opened, Error> {
+    answer(client, path, client.operate(question(client, path), deadline))
 }

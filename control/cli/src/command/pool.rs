@@ -8,7 +8,8 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-/// What a run of a pool came to.
+/// What the tasks of a command came to.
+#[derive(Default)]
 pub(crate) struct Sum {
     /// Tasks that went well.
     pub(crate) done: u64,
@@ -22,6 +23,19 @@ pub(crate) struct Sum {
 const FAILURES_KEPT: usize = 20;
 
 impl Sum {
+    /// Counts one task.
+    pub(crate) fn note(&mut self, result: Result<(), CliError>) {
+        match result {
+            Ok(()) => self.done += 1,
+            Err(error) => {
+                self.failed += 1;
+                if self.failures.len() < FAILURES_KEPT {
+                    self.failures.push(error);
+                }
+            }
+        }
+    }
+
     /// The end of a command that moved `bytes`: says what was done, and gives the failure of all or of a part. `what` was
     /// done is one word, as in `copied`.
     pub(crate) fn end(mut self, reach: &Reach, what: &str, bytes: u64) -> Result<(), CliError> {
@@ -54,19 +68,20 @@ pub(crate) fn run<Task: Send>(
 ) -> Sum {
     let (sender, receiver) = sync_channel::<Result<Task, CliError>>(usize::from(threads) * 4);
     let receiver = Mutex::new(receiver);
-    let sum = Mutex::new(Sum { done: 0, failures: Vec::new(), failed: 0 });
+    let sum = Mutex::new(Sum::default());
+    let note = |result| sum.lock().unwrap_or_else(PoisonError::into_inner).note(result);
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while let Some(task) = next(&receiver) {
-                    note(&sum, task.and_then(&one));
+                    note(task.and_then(&one));
                 }
             });
         }
         let found = find(&sender);
         drop(sender);
         if let Err(error) = found {
-            note(&sum, Err(error));
+            note(Err(error));
         }
     });
     sum.into_inner().unwrap_or_else(PoisonError::into_inner)
@@ -74,19 +89,6 @@ pub(crate) fn run<Task: Send>(
 
 fn next<Task>(receiver: &Mutex<Receiver<Task>>) -> Option<Task> {
     receiver.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
-}
-
-fn note(sum: &Mutex<Sum>, result: Result<(), CliError>) {
-    let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
-    match result {
-        Ok(()) => sum.done += 1,
-        Err(error) => {
-            sum.failed += 1;
-            if sum.failures.len() < FAILURES_KEPT {
-                sum.failures.push(error);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

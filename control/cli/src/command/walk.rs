@@ -11,6 +11,12 @@ pub(crate) struct Found {
     pub(crate) info: FileInfo,
 }
 
+impl AsRef<str> for Found {
+    fn as_ref(&self) -> &str {
+        &self.path
+    }
+}
+
 /// Why something is not found. The walk goes on behind it.
 pub(crate) enum Miss {
     /// A path cannot be looked at, or a directory not be listed.

@@ -7,34 +7,43 @@ use crate::args::{FreeArgs, LoadArgs, Reach};
 use crate::error::CliError;
 use crate::output::say;
 use citius_client::Client;
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
+/// Files that are found ahead of their being loaded.
+const FOUND_AHEAD_MAX: usize = 256;
 /// Files freed at once.
 const FREE_JOBS: u16 = 4;
 
 /// Brings files into memory, block by block.
 pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<(), CliError> {
     let progress = Progress::new(reach, "loading");
-    let bytes = AtomicU64::new(0);
-    let sum = each_file(
-        client,
-        &args.paths,
-        args.jobs,
-        |found| {
-            if let Ok(found) = &found {
-                progress.expect(found.info.length);
+    let (sender, receiver) = sync_channel(FOUND_AHEAD_MAX);
+    let sum = RefCell::new(Sum::default());
+    let mut loaded_bytes = 0;
+    thread::scope(|scope| {
+        // Files are found while others are loaded. Who loads receives all that is found.
+        scope.spawn(move || walk::files(client, &args.paths).try_for_each(|found| sender.send(found)));
+        let next = |may_wait: bool| loop {
+            let found = if may_wait { receiver.recv().ok()? } else { receiver.try_recv().ok()? };
+            match found {
+                Ok(found) => {
+                    progress.expect(found.info.length);
+                    return Some(found);
+                }
+                Err(miss) => sum.borrow_mut().note(Err(miss.into())),
             }
-            Some(found.map_err(CliError::from))
-        },
-        |found| {
-            client.open(&found.path)?.load()?;
-            bytes.fetch_add(found.info.length, Ordering::Relaxed);
+        };
+        client.load_all(usize::from(args.jobs), next, |found, loaded| {
+            loaded_bytes += *loaded.as_ref().unwrap_or(&0);
             progress.done(found.info.length);
-            Ok(())
-        },
-    );
+            sum.borrow_mut().note(loaded.map(drop).map_err(CliError::from));
+        });
+    });
     progress.end();
-    sum.end(reach, "loaded", bytes.into_inner())
+    sum.into_inner().end(reach, "loaded", loaded_bytes)
 }
 
 /// Forgets the clean cached blocks of files.

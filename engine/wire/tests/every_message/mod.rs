@@ -50,6 +50,7 @@ pub(crate) fn judge(head: &Head<'_>) -> Result<(), FrameError> {
         Kind::MapWrite => either::<MapWrite>(head),
         Kind::Counters => either::<CountersRequest>(head),
         Kind::Staged => either::<Staged>(head),
+        Kind::Warm => either::<Warm>(head),
     }
 }
 
@@ -193,6 +194,8 @@ pub(crate) fn samples() -> Vec<Sample> {
     s.answer::<Publish>("publish", Ok(Published { file }), &[]);
     s.ask("load", &Load { handle, index: 1 }, &[]);
     s.answer::<Load>("load", Ok(Done {}), &[]);
+    s.ask("warm", &Warm { capability: vec![7; 40], index: 1 }, &[]);
+    s.answer::<Warm>("warm", Ok(Done {}), &[]);
     s.ask("free", &Free { handle }, &[]);
     s.answer::<Free>("free", Ok(Freed { bytes: 1 << 40 }), &[]);
     s.ask("resident", &Resident { handle }, &[]);

@@ -2,6 +2,7 @@
 //! server may misbehave.
 #![allow(clippy::unwrap_used)]
 
+mod loads;
 mod local;
 mod memory;
 mod names;

@@ -72,6 +72,8 @@ pub(crate) struct State {
     answered: Mutex<HashMap<(ClientId, u64), Result<Outcome, Failure>>>,
     /// Mutations that were done, not counting answers from memory.
     pub(crate) mutations: Mutex<Vec<Operation>>,
+    /// Blocks brought into memory by capability.
+    pub(crate) warmed: Mutex<Vec<(String, u32)>>,
     pub(crate) list_page: AtomicU64,
     keys: AtomicU64,
     pub(crate) lease_ms: AtomicU64,
@@ -393,6 +395,7 @@ impl Session<'_> {
                 let load = head.read::<Load>().unwrap();
                 reply!(Load, self.stored(load.handle, load.index).map(|_| Done {}))
             }
+            Kind::Warm => reply!(Warm, self.warm(&head.read::<Warm>().unwrap())),
             Kind::Free => reply!(Free, Ok(Freed { bytes: 10 })),
             Kind::Resident => reply!(Resident, self.resident(&head.read::<Resident>().unwrap())),
             kind => panic!("unexpected {kind:?}"),
@@ -406,13 +409,23 @@ impl Session<'_> {
         Ok(Attached { handle: Handle(handle) })
     }
 
+    fn warm(&self, warm: &Warm) -> Result<Done, Failure> {
+        let right = Right::check(&warm.capability, &[KEY], now_ms())?;
+        self.stored_of(&right, warm.index)?;
+        self.state.warmed.lock().unwrap().push((right.path, warm.index));
+        Ok(Done {})
+    }
+
     fn right(&self, handle: Handle) -> Right {
         self.handles.get(&handle.0).expect("a handle of this connection").clone()
     }
 
     /// The file behind a handle, if this shard owns the block and the file is still the one that was opened.
     fn stored(&self, handle: Handle, index: u32) -> Result<Stored, Failure> {
-        let right = self.right(handle);
+        self.stored_of(&self.right(handle), index)
+    }
+
+    fn stored_of(&self, right: &Right, index: u32) -> Result<Stored, Failure> {
         let ring = match &right.origin {
             Origin::Memory { epoch } => self.state.ring_of(*epoch)?,
             _ => self.state.ring(),
