@@ -108,12 +108,13 @@ impl Prefix {
         self.shared.runtime.block_on(put(&*self.store, name, length, pieces)).unwrap();
     }
 
-    /// Writes an empty object under each name.
-    pub(crate) fn touch_all(&self, names: impl IntoIterator<Item = String>) {
-        let puts = stream::iter(names.into_iter().map(Ok)).try_for_each_concurrent(PUTS_IN_FLIGHT_MAX, |name| {
+    /// Writes many small objects, by name and content.
+    pub(crate) fn put_all(&self, objects: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        let objects = stream::iter(objects.into_iter().map(Ok));
+        let puts = objects.try_for_each_concurrent(PUTS_IN_FLIGHT_MAX, |(name, bytes)| {
             let store = Arc::clone(&self.store);
             async move {
-                let put = tokio::spawn(async move { put(&*store, &name, 0, []).await });
+                let put = tokio::spawn(async move { put(&*store, &name, bytes.len() as u64, [bytes]).await });
                 put.await.unwrap()
             }
         });

@@ -13,6 +13,7 @@ mod far;
 mod first_minutes;
 mod full_disk;
 mod large;
+mod load;
 mod s3;
 mod semantics;
 mod support;

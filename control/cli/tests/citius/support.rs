@@ -207,6 +207,27 @@ impl Process {
         said
     }
 
+    /// Requests to the store of a mount so far, of content and others, when two looks agree: workers tell theirs by heartbeats.
+    pub(crate) fn requests(&self, path: &str) -> (u64, u64) {
+        const HEARTBEATS: Duration = Duration::from_millis(2500);
+        let look = || {
+            let mounts = self.text(&["--json", "mount", "ls"]);
+            let mount = mounts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+            let mount = mount.into_iter().find(|mount| mount["path"] == path).unwrap();
+            let count = |name: &str| mount["under_store"][name].as_u64().unwrap();
+            (count("read_requests"), count("other_requests"))
+        };
+        let mut last = look();
+        loop {
+            std::thread::sleep(HEARTBEATS);
+            let now = look();
+            if now == last {
+                return now;
+            }
+            last = now;
+        }
+    }
+
     /// A client of this cluster.
     pub(crate) fn client(&self) -> citius_client::Client {
         self.client_with(citius_client::Config::default())

@@ -129,34 +129,13 @@ impl System {
         }
         assert!(local.run(&["cat", "/data/d/empty"]).is_empty());
         assert!(local.run(&["cat", "/data/large"]) == large, "cold");
-        let before = self.requests(local);
+        let before = local.requests("/data");
         assert!(local.run(&["cat", "/data/large"]) == large, "warm");
         if is_network {
-            assert_eq!(self.requests(local), before, "a second read asks the store for nothing");
+            assert_eq!(local.requests("/data"), before, "a second read asks the store for nothing");
         }
         let error = local.fails(3, &["cat", "/data/d/missing"]);
         assert!(error.contains("/data/d/missing"), "{error}");
-    }
-
-    /// Requests to the store so far, of content and others, when two looks agree: workers tell theirs by heartbeats.
-    fn requests(&self, local: &Process) -> (u64, u64) {
-        const HEARTBEATS: Duration = Duration::from_millis(2500);
-        let look = || {
-            let mounts = local.text(&["--json", "mount", "ls"]);
-            let mount = mounts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-            let mount = mount.into_iter().find(|mount| mount["path"] == "/data").unwrap();
-            let count = |name: &str| mount["under_store"][name].as_u64().unwrap();
-            (count("read_requests"), count("other_requests"))
-        };
-        let mut last = look();
-        loop {
-            std::thread::sleep(HEARTBEATS);
-            let now = look();
-            if now == last {
-                return now;
-            }
-            last = now;
-        }
     }
 
     /// A mount that believes nothing sees a change at once, however often.
