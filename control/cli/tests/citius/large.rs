@@ -6,6 +6,7 @@ use crate::support::{Process, noise, poll, put};
 use citius_understore::testing::servers::EndlessBucket;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdout, Stdio};
+use std::time::Instant;
 
 const PIECE_BYTES: usize = 1 << 20;
 const PIECES: usize = 1024;
@@ -122,9 +123,11 @@ fn a_bucket_of_1_000_000_objects_is_listed_page_by_page() {
     let local = Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     let pages_before = bucket.pages();
 
+    let start = Instant::now();
     let mut child = local.command(&["ls", "/data"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
     assert_eq!(lines.next().unwrap(), EndlessBucket::key(0));
+    let first_after = start.elapsed();
     let ahead = poll("a listing that waits for its reader", || {
         let pages = bucket.pages();
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -147,6 +150,7 @@ fn a_bucket_of_1_000_000_objects_is_listed_page_by_page() {
     assert!(child.wait().unwrap().success());
     assert_eq!(bucket.pages() - pages_before, OBJECTS / 1000, "a page was asked for twice");
     let grown = private_bytes(local.id()).saturating_sub(master_bytes);
+    println!("the first name after {first_after:?}, with the start of the command");
     println!("{ahead} pages ahead of the reader; the command held {command_bytes} bytes; the master grew by {grown}");
     assert!(command_bytes < COMMAND_BYTES_MAX, "the command holds {command_bytes} bytes");
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more for the last names");

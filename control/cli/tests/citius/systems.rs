@@ -8,7 +8,6 @@ use citius_understore::testing::servers::{
 };
 use citius_understore::{Condition, FileId, MountSpec, StorePath, UnderStore, open};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::runtime::Runtime;
 
 const NAMES: [&str; 7] = ["plain", "with space", "ünïcödé-文字", "per%cent", "ha#sh", "pl+us", "-dash"];
