@@ -194,6 +194,13 @@ impl Process {
         serde_json::from_str(&self.text(&[&["--json"], arguments].concat())).unwrap()
     }
 
+    /// What `mount ls` tells of the traffic of a mount.
+    pub(crate) fn under_store(&self, mount: &str) -> serde_json::Value {
+        let mounts = self.text(&["--json", "mount", "ls"]);
+        let mut mounts = mounts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        mounts.find(|told| told["path"] == mount).unwrap()["under_store"].take()
+    }
+
     /// Runs a command that may fail.
     pub(crate) fn try_run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
