@@ -219,7 +219,7 @@ fn page(record: &Record) -> String {
             Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
             Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
             Proof::Reads(systems) => format!(
-                "**works, read only** ({}): by `opendal+webdav://`, which looked, listed and read what the contract wrote \
+                "**works, read only** ({}): by `opendal+webdav://`, which looked, listed and read what the suites wrote \
                  natively; its points on writes say nothing of OpenDAL. No other of its services was run",
                 Said(record, systems)
             ),
