@@ -347,6 +347,7 @@ pub(crate) struct MountAddArgs {
 #[command(before_help = "Examples:
   citius mount check s3://bucket --option aws_region=eu-central-1
   citius mount check ./some/folder --write
+  citius mount check opendal+dropbox:///folder --option access_token=@file --read-only
   citius mount check /data")]
 pub(crate) struct MountCheckArgs {
     /// A URI, or a relative path of a folder: looked at from this machine, and no cluster is needed. Or the path of a
@@ -356,6 +357,9 @@ pub(crate) struct MountCheckArgs {
     /// Option of the under-store; @FILE as a value reads it from a file.
     #[arg(long = "option", value_name = "KEY=VALUE")]
     pub(crate) options: Vec<String>,
+    /// Look at it as a mount that refuses writes.
+    #[arg(long)]
+    pub(crate) read_only: bool,
     /// Try writes too, in a directory that is deleted again.
     #[arg(long)]
     pub(crate) write: bool,

@@ -102,6 +102,19 @@ impl System {
     fn speaks(&self, scheme: &str) -> bool {
         self.schemes.iter().any(|own| *own == scheme || (own.ends_with('+') && scheme.starts_with(own)))
     }
+
+    fn open(&self, spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
+        let opened = (self.translate)(spec).and_then(|spec| (self.open)(&spec));
+        opened.map_err(|error| match error {
+            // What is near an alias is near none of our own names, whose words are not like those of other programs.
+            Error::UnknownOption { uri, option, advice } => {
+                let aliases: Vec<_> = self.aliases.iter().map(|alias| alias.name).collect();
+                let advice = nearest(&option, &aliases).map_or(advice, did_you_mean);
+                Error::UnknownOption { uri, option, advice }
+            }
+            other => other,
+        })
+    }
 }
 
 /// Everything that can be mounted.
@@ -146,7 +159,7 @@ pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
         scheme: scheme.to_owned(),
         known: known_schemes(),
     })?;
-    let store = (system.open)(&(system.translate)(spec)?)?;
+    let store = system.open(spec)?;
     Ok(if spec.read_only { Arc::new(ReadOnly::new(store)) } else { store })
 }
 
@@ -197,24 +210,19 @@ fn open_local(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
     Ok(Arc::new(LocalStore::new(PathBuf::from(folder))?))
 }
 
-/// An option that no store of this kind has: the one that was meant, or those that there are.
-pub(crate) fn unknown_option(name: &str, known: &[&str], others: &str, shown: &str) -> Error {
-    let advice = match nearest(name, known) {
-        Some(meant) => format!("did you mean {meant}?"),
-        None if others.is_empty() => format!("the options are {}", known.join(", ")),
-        None => format!("the options are {}, and {others}", known.join(", ")),
-    };
-    Error::UnknownOption { uri: shown.to_owned(), option: name.to_owned(), advice }
+/// The advice for an option that is not known, where another is near it.
+pub(crate) fn did_you_mean(option: &str) -> String {
+    format!("did you mean {option}?")
 }
 
-/// The known name within two edits of `name`, for "did you mean".
+/// The known name within two edits of `name`, in whatever letters.
 pub(crate) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     const EDITS_MAX: usize = 2;
     let name = name.to_ascii_lowercase();
     known
         .iter()
         .copied()
-        .map(|other| (edits(&name, other), other))
+        .map(|other| (edits(&name, &other.to_ascii_lowercase()), other))
         .min()
         .filter(|best| best.0 <= EDITS_MAX)
         .map(|best| best.1)
@@ -339,10 +347,33 @@ mod tests {
         assert!(!text.contains("hidden") && text.contains("http://shown:9000"), "{text}");
     }
 
+    /// Who writes the names of another program means one of those.
+    #[test]
+    fn a_misspelt_alias_is_recognized() {
+        for (uri, written, meant) in [
+            ("s3://b", "fs.s3a.acces.key", "fs.s3a.access.key"),
+            ("s3://b", "fs.s3a.bucket.b.acces.key", "fs.s3a.access.key"),
+            ("s3://b", "s3a.acceskeyid", "s3a.accessKeyId"),
+            ("gs://b", "fs.gcs.acessKeyId", "fs.gcs.accessKeyId"),
+            ("oss://b", "fs.oss.accessKeySecrt", "fs.oss.accessKeySecret"),
+            ("abfs://c@a.dfs.core.windows.net", "fs.azure.acount.key", "fs.azure.account.key"),
+            ("swift://c", "fs.swift.pasword", "fs.swift.password"),
+            ("webdav://h", "pasword", "password"),
+            ("s3://b", "aws_acces_key_id", "aws_access_key_id"),
+        ] {
+            let error = open(&MountSpec::new(uri).option(written, "hidden")).unwrap_err().to_string();
+            assert!(error.contains(&format!("did you mean {meant}?")), "{written}: {error}");
+            assert!(!error.contains("hidden"), "{written}: {error}");
+        }
+        let error = open(&MountSpec::new("s3://b").option("fs.s3a.block.size", "1")).unwrap_err().to_string();
+        assert!(error.contains("the usual ones are") && !error.contains("did you mean"), "{error}");
+    }
+
     #[test]
     fn the_nearest_name_is_near() {
         assert_eq!(nearest("aws_regoin", &["aws_region", "aws_endpoint"]), Some("aws_region"));
         assert_eq!(nearest("AWS_ENDPOINT", &["aws_region", "aws_endpoint"]), Some("aws_endpoint"));
+        assert_eq!(nearest("accesskeyid", &["accessKeyId"]), Some("accessKeyId"));
         assert_eq!(nearest("colour", &["aws_region"]), None);
         assert_eq!((edits("kitten", "sitting"), edits("", "abc"), edits("a", "a")), (3, 3, 0));
     }

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod scripted;
+
 use std::{fs, path::Path, sync::Arc};
 
 use citius_understore::{
@@ -9,6 +11,8 @@ use citius_understore::{
     testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
+
+use self::scripted::{answer, scripted};
 
 /// More than one piece of a transfer, and of no round length.
 const LARGE: usize = (5 << 20) + 123;
@@ -130,6 +134,18 @@ async fn a_server() {
         matches!(error, Error::Unreachable { .. }) && !format!("{error} {error:?}").contains("hidden"),
         "{error:?}"
     );
+}
+
+/// A wrong password was told as the page of HTML that the server sends with a 401.
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_refused() {
+    let (endpoint, _asked) = scripted(vec![answer(401, &[], "<html>Unauthorized</html>")]);
+    let spec = MountSpec::new("opendal+webdav:///f").option("endpoint", endpoint);
+    let spec = MountSpec { read_only: true, ..spec.option("username", "me").option("password", "hidden") };
+    let error = open(&spec).unwrap().check().await.unwrap_err();
+    assert!(matches!(error, Error::WrongKeys { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.contains("HTTP 401") && text.contains("password") && !text.contains("html"), "{text}");
 }
 
 /// A service that lists names only.

@@ -151,7 +151,7 @@ const ROWS: &[Row] = &[
         name: "Services of OpenDAL",
         uris: "`opendal+<service>://`, with `--read-only`: Dropbox, OneDrive, Google Drive, GitHub and others",
         credentials: "each service's own",
-        proof: Proof::Reads(&["opendal-webdav"]),
+        proof: Proof::Reads(&["opendal-webdav", "opendal-webdav-apache"]),
     },
 ];
 
@@ -166,7 +166,7 @@ can do; [mount-options.md](mount-options.md) has the options, and
   (`engine/understore/src/testing/conformance`). Points that a system cannot keep are named below; where one is, Citius knows
   it, and says so.
 - **day**: mount, cold read, second read without a request, change underneath, write, rename, delete, `kill -9`, unmount,
-  by the command line (`control/cli/tests/citius/systems.rs`).
+  by the command line (`control/cli/tests/citius/systems.rs`). Where nothing can be written, that every change is refused.
 
 | system | URI | credentials | |
 |---|---|---|---|
@@ -219,7 +219,7 @@ fn page(record: &Record) -> String {
             Proof::Runs(systems) => format!("**works** ({})", Said(record, systems)),
             Proof::StandIn(systems) => format!("**works through a stand-in** ({})", Said(record, systems)),
             Proof::Reads(systems) => format!(
-                "**works, read only** ({}): by `opendal+webdav://`, which looked, listed and read what the contract wrote \
+                "**works, read only** ({}): by `opendal+webdav://`, which looked, listed and read what the suites wrote \
                  natively; its points on writes say nothing of OpenDAL. No other of its services was run",
                 Said(record, systems)
             ),

@@ -31,7 +31,7 @@ pub(crate) fn run(reach: &Reach, args: &MountCheckArgs) -> Result<(), CliError> 
 
 /// A mount, as its master sees it.
 fn of_mount(reach: &Reach, args: &MountCheckArgs) -> Result<MountCheckup, CliError> {
-    if !args.options.is_empty() {
+    if !args.options.is_empty() || args.read_only {
         return Err(CliError::usage(format!(
             "the mount {} has its options already; to try others, check its URI, or file:{} for a folder of this machine",
             args.target, args.target
@@ -46,7 +46,7 @@ fn of_uri(args: &MountCheckArgs) -> Result<MountCheckup, CliError> {
     let uri = whole_uri(&args.target)?;
     let options = args.options.iter().map(|text| read_option(text)).collect::<Result<Vec<_>, _>>()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let checkup = runtime.block_on(check_under_store(&uri, &options, false, args.write));
+    let checkup = runtime.block_on(check_under_store(&uri, &options, args.read_only, args.write));
     // A folder that gives no answer holds a thread, which nobody waits for.
     runtime.shutdown_background();
     Ok(checkup)

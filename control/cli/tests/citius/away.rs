@@ -1,15 +1,16 @@
-//! A store that goes away in the middle of a write, and comes back or does not.
+//! A store that goes away, in the middle of a write or for good, and comes back or does not.
 
 use crate::bucket::Prefix;
 use crate::support::{Process, noise, poll, put};
-use citius_understore::testing::servers::Ports;
+use citius_understore::testing::servers::{Ports, SeaweedFs};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// Three blocks and a bit.
 const FILE_BYTES: usize = (3 << 26) + 12_345;
@@ -148,4 +149,52 @@ fn a_write_whose_store_stays_away_says_so_and_leaves_nothing() {
         left => Err(format!("{left:?}")),
     });
     assert_eq!(prefix.get("f"), None);
+}
+
+/// A file system on a network whose server has died: when that is known nobody waits for it any more, and who asks is told
+/// so; when it is back, so is the mount.
+#[test]
+fn a_dead_server_is_shown_and_not_asked_until_it_is_back() {
+    let runtime = Runtime::new().unwrap();
+    let mut server = runtime.block_on(SeaweedFs::start()).unwrap();
+    let local = Process::local(&[]);
+    local.run(&["mount", "add", "/data", &server.webdav().replace("http:", "webdav:"), "--sync-interval", "0"]);
+    let folder = tempfile::tempdir().unwrap();
+    let (source, bytes) = (folder.path().join("f"), noise(100_000, 93));
+    put(&source, &bytes);
+    local.run(&["cp", &format!("file:{}", source.display()), "/data/f"]);
+    let told = local.under_store("/data");
+    assert!(told["breaker"] == "closed" && told["breaker_reason"] == "", "{told}");
+
+    let killed = Command::new("kill").arg("-KILL").arg(server.pid().to_string()).status().unwrap();
+    assert!(killed.success());
+    poll("the server is known to be away", || {
+        local.fails(5, &["--timeout", "1s", "ls", "/data"]);
+        let told = local.under_store("/data");
+        if told["breaker"] == "open" { Ok(()) } else { Err(told.to_string()) }
+    });
+    let told = local.under_store("/data");
+    assert!(told["breaker_reason"].as_str().unwrap().contains("refused"), "{told}");
+    let warnings = local.json(&["cluster"])["warnings"].to_string();
+    assert!(warnings.contains("the under-store of /data") && warnings.contains("does not answer"), "{warnings}");
+    // Now and then one request finds out whether it is back; all others are refused unsent. A command asks again for as long
+    // as it has time.
+    let said = poll("a command of which nothing is sent", || {
+        let before = local.under_store("/data");
+        let said = local.fails(5, &["--timeout", "100ms", "ls", "/data"]);
+        let after = local.under_store("/data");
+        let grew = |count: &str| after[count].as_u64().unwrap() > before[count].as_u64().unwrap();
+        if grew("barred") && !grew("other_requests") { Ok(said) } else { Err(format!("{before} {after} {said}")) }
+    });
+    for words in ["/data", "has not answered for a while", "refused", "it is asked again in", "check that it runs"] {
+        assert!(said.contains(words), "{words}: {said}");
+    }
+
+    runtime.block_on(server.restart()).unwrap();
+    poll("the server is asked again", || {
+        let output = local.try_run(&["cat", "/data/f"]);
+        (output.stdout == bytes).then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
+    });
+    let told = local.under_store("/data");
+    assert!(told["breaker"] == "closed" && told["breaker_reason"] == "", "{told}");
 }

@@ -178,6 +178,8 @@ fn amazon_s_refusals_are_understood() {
 #[test]
 fn what_is_asked_wrongly_is_said() {
     let local = Process::local(&[]);
-    let error = local.fails(2, &["mount", "check", "/", "--option", "a=b"]);
-    assert!(error.contains("has its options already"), "{error}");
+    for of_a_mount in ["--option=a=b", "--read-only"] {
+        let error = local.fails(2, &["mount", "check", "/", of_a_mount]);
+        assert!(error.contains("has its options already"), "{error}");
+    }
 }

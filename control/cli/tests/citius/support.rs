@@ -194,6 +194,13 @@ impl Process {
         serde_json::from_str(&self.text(&[&["--json"], arguments].concat())).unwrap()
     }
 
+    /// What `mount ls` tells of the traffic of a mount.
+    pub(crate) fn under_store(&self, mount: &str) -> serde_json::Value {
+        let mounts = self.text(&["--json", "mount", "ls"]);
+        let mut mounts = mounts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        mounts.find(|told| told["path"] == mount).unwrap()["under_store"].take()
+    }
+
     /// Runs a command that may fail.
     pub(crate) fn try_run(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
@@ -211,10 +218,8 @@ impl Process {
     pub(crate) fn requests(&self, path: &str) -> (u64, u64) {
         const HEARTBEATS: Duration = Duration::from_millis(2500);
         let look = || {
-            let mounts = self.text(&["--json", "mount", "ls"]);
-            let mount = mounts.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-            let mount = mount.into_iter().find(|mount| mount["path"] == path).unwrap();
-            let count = |name: &str| mount["under_store"][name].as_u64().unwrap();
+            let told = self.under_store(path);
+            let count = |name: &str| told[name].as_u64().unwrap();
             (count("read_requests"), count("other_requests"))
         };
         let mut last = look();

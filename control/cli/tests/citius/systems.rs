@@ -1,5 +1,6 @@
 //! The same day on every under-store: mount, cold read, warm read, change underneath, write, rename, delete, crash,
-//! unmount. What is in the store is looked at past Citius, by its contents.
+//! unmount. What is in the store is looked at past Citius, by its contents. Where nothing can be written, every change is
+//! refused instead.
 
 use crate::support::{Process, noise, put};
 use citius_understore::testing::Ran;
@@ -40,14 +41,15 @@ impl System {
         Self { spec, runtime, store, own: tempfile::tempdir().unwrap() }
     }
 
-    fn options(&self) -> Vec<String> {
-        let pairs = self.spec.options.iter().map(|(name, value)| format!("{name}={}", value.expose()));
-        pairs.flat_map(|pair| ["--option".to_owned(), pair]).collect()
+    fn local(&self) -> Process {
+        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.spec.uri)], flags(&self.spec)].concat();
+        Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn local(&self) -> Process {
-        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.spec.uri)], self.options()].concat();
-        Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    fn mount(&self, local: &Process, path: &str, more: &[&str]) {
+        let flags = flags(&self.spec);
+        let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+        local.run(&[&["mount", "add", path, &self.spec.uri], more, &flags].concat());
     }
 
     /// Writes a file past Citius.
@@ -89,15 +91,7 @@ impl System {
     /// The whole day. `is_network`: requests to it are counted.
     fn live(&self, system: &str, server: &str, is_network: bool) {
         println!("{system}: {server}");
-        let version = |seed| noise(70_000, seed);
-        let large = noise(LARGE, 1);
-        self.mkdir("d");
-        self.put("d/first", &version(2));
-        self.put("d/empty", b"");
-        self.put("large", &large);
-        for (i, name) in NAMES.iter().enumerate() {
-            self.put(&format!("d/{name}"), &noise(100 + i, i as u64));
-        }
+        let large = self.fill();
         let mut local = self.local();
         self.reads(&local, &large, is_network);
         self.changes_underneath(&local);
@@ -111,10 +105,45 @@ impl System {
         local.run(&["rm", "-r", "/data/new"]);
         assert_eq!(self.get("new/large"), None);
         local.fails(3, &["ls", "/data/new"]);
+        self.unmounts(&local, &large);
+        Ran::day(system, server).keep();
+    }
+
+    /// The day of a mount that is only read.
+    fn live_reading(&self, system: &str, server: &str) {
+        println!("{system}: {server}");
+        let large = self.fill();
+        let mut local = Process::local(&[]);
+        self.mount(&local, "/data", &[]);
+        self.reads(&local, &large, true);
+        self.changes_underneath(&local);
+        self.refuses_writes(&local);
+
+        local.kill();
+        local.restart();
+        assert!(local.run(&["cat", "/data/large"]) == large, "after a crash");
+
+        self.unmounts(&local, &large);
+        Ran::day(system, server).keep();
+    }
+
+    /// Writes what is read all day, past Citius, and gives the content of the largest file.
+    fn fill(&self) -> Vec<u8> {
+        let large = noise(LARGE, 1);
+        self.mkdir("d");
+        self.put("d/first", &noise(70_000, 2));
+        self.put("d/empty", b"");
+        self.put("large", &large);
+        for (i, name) in NAMES.iter().enumerate() {
+            self.put(&format!("d/{name}"), &noise(100 + i, i as u64));
+        }
+        large
+    }
+
+    fn unmounts(&self, local: &Process, large: &[u8]) {
         local.run(&["mount", "rm", "/data"]);
         local.fails(3, &["ls", "/data"]);
         assert!(self.get("large").unwrap() == large, "unmounting leaves files alone");
-        Ran::day(system, server).keep();
     }
 
     fn reads(&self, local: &Process, large: &[u8], is_network: bool) {
@@ -139,10 +168,7 @@ impl System {
 
     /// A mount that believes nothing sees a change at once, however often.
     fn changes_underneath(&self, local: &Process) {
-        let mut arguments = vec!["mount", "add", "/now", &self.spec.uri, "--sync-interval", "0"];
-        let options = self.options();
-        arguments.extend(options.iter().map(String::as_str));
-        local.run(&arguments);
+        self.mount(local, "/now", &["--sync-interval", "0"]);
         for seed in 2..5 {
             let now = noise(70_000, seed);
             self.put("d/first", &now);
@@ -182,6 +208,32 @@ impl System {
         local.run(&["rm", "/data/new/moved"]);
         assert_eq!(self.get("new/moved"), None);
     }
+
+    /// Every change is refused in words, and none is made.
+    fn refuses_writes(&self, local: &Process) {
+        let source = self.source("small", &noise(5_000, 4));
+        let changes: [&[&str]; 6] = [
+            &["cp", &source, "/data/new"],
+            &["cp", "--force", &source, "/data/large"],
+            &["mkdir", "/data/new"],
+            &["mv", "/data/large", "/data/new"],
+            &["rm", "/data/large"],
+            &["rm", "-r", "/data/d"],
+        ];
+        for change in changes {
+            let error = local.fails(4, change);
+            assert!(error.contains("the mount at /data, which is read-only"), "{change:?}: {error}");
+        }
+        assert_eq!(self.get("new"), None);
+        assert_eq!(self.get("d/plain").unwrap(), noise(100, 0));
+    }
+}
+
+/// How the options of a mount are given to a command.
+fn flags(spec: &MountSpec) -> Vec<String> {
+    let pairs = spec.options.iter().map(|(name, value)| format!("{name}={}", value.expose()));
+    let options = pairs.flat_map(|pair| ["--option".to_owned(), pair]);
+    options.chain(spec.read_only.then(|| "--read-only".to_owned())).collect()
 }
 
 #[test]
@@ -258,7 +310,9 @@ fn a_day_on_gluster() {
 #[cfg(feature = "more-servers")]
 mod more {
     use super::*;
-    use citius_understore::testing::servers::{CephFs, Sftp, Swift, Webdav};
+    use crate::support::citius;
+    use citius_understore::testing::servers::{CephFs, HdfsPair, Kdc, NameNode, Protection, Sftp, Swift, Webdav};
+    use citius_understore::testing::{is_alone, run_alone};
 
     #[test]
     fn a_day_on_swift() {
@@ -272,13 +326,75 @@ mod more {
         system.live("cephfs", &format!("CephFS {}", server.version()), false);
     }
 
+    /// The name node that is asked first is standby.
     #[test]
-    fn a_day_on_webdav_of_apache() {
-        let (server, system) = System::start(Webdav::start(), |server| {
+    fn a_day_on_hdfs_of_two_name_nodes() {
+        let (server, system) = System::start(HdfsPair::start(NameNode::Second), |server| {
+            MountSpec::new(server.uri())
+                .option("hdfs_conf_dir", server.conf_dir().display().to_string())
+                .option("hadoop_user", server.user())
+        });
+        system.live("hdfs-ha", &format!("Hadoop {}, two name nodes", server.version()), true);
+    }
+
+    /// In a process that begins with the realm, as whoever starts Citius does.
+    #[test]
+    fn a_day_on_hdfs_with_kerberos() {
+        const THIS: &str = "systems::more::a_day_on_hdfs_with_kerberos";
+        let runtime = Runtime::new().unwrap();
+        if is_alone(THIS) {
+            let told = |variable: &str| std::env::var(variable).unwrap();
+            let spec = MountSpec::new(told("TEST_URI"))
+                .option("hdfs_conf_dir", told("TEST_CONF_DIR"))
+                .option("kerberos_principal", told("TEST_PRINCIPAL"))
+                .option("kerberos_keytab", told("TEST_KEYTAB"));
+            return System::of(runtime, spec).live("hdfs-kerberos", &told("TEST_SERVER"), true);
+        }
+        let kdc = runtime.block_on(Kdc::start()).unwrap();
+        let hdfs = runtime.block_on(Hdfs::start_secure(&kdc, Protection::Privacy)).unwrap();
+        let variables = [
+            ("KRB5_CONFIG", kdc.config().display().to_string()),
+            ("TEST_URI", format!("{}{}", hdfs.name_node(), hdfs.folder())),
+            ("TEST_CONF_DIR", hdfs.conf_dir().display().to_string()),
+            ("TEST_PRINCIPAL", kdc.principal(hdfs.user())),
+            ("TEST_KEYTAB", kdc.keytab(hdfs.user()).unwrap().display().to_string()),
+            ("TEST_SERVER", format!("Hadoop {}, MIT Kerberos {}, privacy", hdfs.version(), kdc.version())),
+        ];
+        run_alone(THIS, &variables);
+    }
+
+    fn apache() -> (Webdav, System) {
+        System::start(Webdav::start(), |server| {
             let (user, password) = server.keys();
             MountSpec::new(server.endpoint()).option("webdav_user", user).option("webdav_password", password)
-        });
+        })
+    }
+
+    #[test]
+    fn a_day_on_webdav_of_apache() {
+        let (server, system) = apache();
         system.live("webdav-apache", &format!("Apache {}", server.version()), true);
+    }
+
+    #[test]
+    fn a_day_of_reading_by_opendal() {
+        let (server, native) = apache();
+        let (user, right) = server.keys();
+        let by = |password: &str| {
+            let spec = MountSpec::new("opendal+webdav:///").option("endpoint", server.endpoint());
+            MountSpec { read_only: true, ..spec.option("username", user).option("password", password) }
+        };
+        let check = |password: &str| {
+            let spec = by(password);
+            let output = citius().args(["mount", "check", &spec.uri]).args(flags(&spec)).output().unwrap();
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        assert_eq!(check(right), (Some(0), String::new()));
+        let (code, error) = check("not-the-password");
+        assert!(code == Some(1) && error.contains("keys: ") && error.contains("refused the keys"), "{code:?} {error}");
+        assert!(error.contains("user, password") && !error.contains("not-the-password"), "{error}");
+        let system = System { spec: by(right), ..native };
+        system.live_reading("opendal-webdav-apache", &format!("Apache {}, written natively", server.version()));
     }
 
     #[test]

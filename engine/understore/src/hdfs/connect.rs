@@ -11,7 +11,7 @@ use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions};
 use url::Url;
 
 use super::Hdfs;
-use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, mount::unknown_option, tree::Tree};
+use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, tree::Tree};
 
 /// Where a name node listens unless it is told otherwise.
 const PORT: u16 = 8020;
@@ -21,8 +21,8 @@ const IN_HASTE: [(&str, &str); 2] =
     [("dfs.client.failover.max.attempts", "2"), ("dfs.client.failover.sleep.base.millis", "250")];
 /// Whoever names a principal wants Kerberos, whatever the files say or do not say.
 const WITH_KERBEROS: (&str, &str) = ("hadoop.security.authentication", "kerberos");
-/// Beginnings of Hadoop's own settings.
-const SETTINGS: &[&str] = &["dfs.", "hadoop.", "ipc.", "fs."];
+/// Hadoop's own settings, by their beginnings.
+const SETTINGS: &[&str] = &["dfs.…", "hadoop.…", "ipc.…", "fs.…"];
 
 const USER: &str = "hadoop_user";
 const CONF_DIR: &str = "hdfs_conf_dir";
@@ -76,10 +76,10 @@ fn split_uri(uri: &str, shown: &str) -> Result<(String, String)> {
 fn settings_of(options: &BTreeMap<String, Secret>, shown: &str) -> Result<BTreeMap<String, String>> {
     let mut settings = BTreeMap::new();
     for (name, value) in options {
-        if SETTINGS.iter().any(|beginning| name.starts_with(beginning)) {
+        if SETTINGS.iter().any(|all| name.starts_with(all.trim_end_matches('…'))) {
             settings.insert(name.clone(), value.expose().to_owned());
         } else if !OPTIONS.contains(&name.as_str()) {
-            return Err(unknown_option(name, OPTIONS, "Hadoop's own (dfs.…, hadoop.…, ipc.…, fs.…)", shown));
+            return Err(TrafficSettings::unknown_option(name, &[OPTIONS, SETTINGS].concat(), shown));
         }
     }
     Ok(settings)
@@ -235,7 +235,9 @@ mod tests {
         let error = refused("hdfs://nn:1/", &[("hadoop_usr", "hidden-value")]).to_string();
         assert!(error.contains("did you mean hadoop_user?") && !error.contains("hidden"), "{error}");
         let error = refused("hdfs://nn:1/", &[("colour", "x")]).to_string();
-        assert!(error.contains("dfs.…") && error.contains(CONF_DIR), "{error}");
+        assert!(error.contains("dfs.…") && error.contains(CONF_DIR) && error.contains("request_timeout"), "{error}");
+        let error = refused("hdfs://nn:1/", &[("max_concurency", "1")]).to_string();
+        assert!(error.contains("did you mean max_concurrency?"), "{error}");
         let error = refused("hdfs://nn:1/", &[(REPLICATION, "0")]);
         assert!(matches!(&error, Error::InvalidOption { option, .. } if option == REPLICATION), "{error}");
         let error = refused("hdfs://nn:1/", &[(CONF_DIR, "/no/such/folder")]);
@@ -290,7 +292,7 @@ mod tests {
 
     #[test]
     fn the_document_lists_every_option() {
-        let hadoop = ["dfs.replication", "dfs.blocksize", "dfs.…", "hadoop.…", "ipc.…", "fs.…"];
-        crate::document::lists("HDFS", OPTIONS.iter().chain(&hadoop));
+        let hadoop = ["dfs.replication", "dfs.blocksize"];
+        crate::document::lists("HDFS", OPTIONS.iter().chain(SETTINGS).chain(&hadoop));
     }
 }

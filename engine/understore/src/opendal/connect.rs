@@ -5,7 +5,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use opendal::{HttpTransporter, OperationContext, Operator};
+use http::{Request, Response, StatusCode};
+use opendal::{Buffer, ErrorKind, HttpBody, HttpTransport, HttpTransporter, OperationContext, Operator};
 use opendal_http_transport_reqwest::ReqwestTransport;
 
 use super::{
@@ -30,7 +31,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
         return Err(Error::InvalidUri {
             uri: shown,
             reason: "what is reached through OpenDAL is only read: it has no rename that replaces a file in one step \
-                     for every service, nor creates a file only where none is; mount it with --read-only"
+                     for every service, nor creates a file only where none is; mount it by `citius mount add --read-only`"
                 .into(),
         });
     }
@@ -68,8 +69,23 @@ fn connect(service: &Service, options: &BTreeMap<String, String>) -> Result<Oper
     let operator = (service.open)(options)?;
     let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).build();
     let client = client.map_err(|error| Wrong::Whole(error.to_string()))?;
-    let transport = HttpTransporter::new(ReqwestTransport::new(client));
+    let transport = HttpTransporter::new(Transport(ReqwestTransport::new(client)));
     Ok(operator.with_context(OperationContext::new().with_http_transport(transport)))
+}
+
+/// OpenDAL's own way to a server, where keys that are refused are told from other refusals: to most services a 401 is an
+/// unexpected answer as any other.
+struct Transport(ReqwestTransport);
+
+impl HttpTransport for Transport {
+    async fn fetch(&self, request: Request<Buffer>) -> opendal::Result<Response<HttpBody>> {
+        match self.0.fetch(request).await? {
+            refused if refused.status() == StatusCode::UNAUTHORIZED => {
+                Err(opendal::Error::new(ErrorKind::ConfigInvalid, "HTTP 401"))
+            }
+            answer => Ok(answer),
+        }
+    }
 }
 
 /// What a URI says.

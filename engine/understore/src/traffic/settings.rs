@@ -4,7 +4,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::{Error, Result, Secret, mount::nearest};
+use crate::{
+    Error, Result, Secret,
+    mount::{did_you_mean, nearest},
+};
 
 /// The largest `max_concurrency`.
 const CONCURRENCY_MAX: usize = 4096;
@@ -102,7 +105,7 @@ impl TrafficSettings {
     pub fn unknown_option(name: &str, known: &[&str], uri: &str) -> Error {
         let all: Vec<&str> = known.iter().copied().chain(Self::NAMES).collect();
         let advice = match nearest(name, &all) {
-            Some(meant) => format!("did you mean {meant}?"),
+            Some(meant) => did_you_mean(meant),
             None => format!("the usual ones are {}", all.join(", ")),
         };
         Error::UnknownOption { uri: uri.to_owned(), option: name.to_owned(), advice }
