@@ -287,15 +287,28 @@ fn a_day_on_hdfs() {
     system.live("hdfs", &format!("Hadoop {}", server.version()), true);
 }
 
-#[test]
-fn a_day_on_webdav() {
+/// A folder of SeaweedFS, by WebDAV. The root has a folder of the server's own.
+fn webdav() -> (SeaweedFs, System) {
     let (server, root) =
         System::start(SeaweedFs::start(), |server| MountSpec::new(server.webdav().replace("http:", "webdav:")));
-    // The root has a folder of the server's own.
     root.mkdir("day");
     let System { spec, runtime, .. } = root;
     let system = System::of(runtime, MountSpec::new(format!("{}/day", spec.uri)));
+    (server, system)
+}
+
+#[test]
+fn a_day_on_webdav() {
+    let (server, system) = webdav();
     system.live("webdav", &format!("SeaweedFS {}", server.version()), true);
+}
+
+#[test]
+fn a_day_of_reading_by_opendal() {
+    let (server, native) = webdav();
+    let spec = MountSpec::new("opendal+webdav:///day").option("endpoint", server.webdav());
+    let system = System { spec: MountSpec { read_only: true, ..spec }, ..native };
+    system.live_reading("opendal-webdav", &format!("SeaweedFS {}, written natively", server.version()));
 }
 
 /// A mounted folder whose file system lies on a network: its files are asked for each time, as those of any folder are. It is
@@ -377,7 +390,7 @@ mod more {
     }
 
     #[test]
-    fn a_day_of_reading_by_opendal() {
+    fn a_day_of_reading_by_opendal_with_a_password() {
         let (server, native) = apache();
         let (user, right) = server.keys();
         let by = |password: &str| {
