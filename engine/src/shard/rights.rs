@@ -40,11 +40,9 @@ impl Handles {
     /// under-store can have.
     pub(crate) fn attach(&mut self, capability: &[u8], keys: &[MacKey], now_ms: u64) -> Result<Handle, Failure> {
         let right = Right::check(capability, keys, now_ms)?;
-        let path = StorePath::parse(&right.path).map_err(|error| crate::failure::of_store(&error))?;
+        let path = StorePath::parse(&right.path).map_err(|error| refused(&right, &error))?;
         let token = match &right.origin {
-            Origin::UnderStore { token } => {
-                Some(VersionToken::new(token).map_err(|error| crate::failure::of_store(&error))?)
-            }
+            Origin::UnderStore { token } => Some(VersionToken::new(token).map_err(|error| refused(&right, &error))?),
             Origin::Memory { .. } | Origin::Writer { .. } => None,
         };
         let attached = Rc::new(Attached { right: Arc::new(right), path, token, readahead: Readahead::default() });
@@ -88,6 +86,11 @@ impl Handles {
         }
         Ok(attached)
     }
+}
+
+/// What an under-store says of the path or the version of a right.
+fn refused(right: &Right, error: &citius_understore::Error) -> Failure {
+    crate::failure::of_store("attaching", &right.path, error)
 }
 
 fn no_such(handle: Handle) -> Failure {

@@ -27,6 +27,11 @@
 //! | Put Blob, Put Block List, Delete Blob | If-Match other etag, or no blob | 412 |
 //! | Copy Blob | x-ms-source-if-match other etag | 412 |
 //!
+//! # Digests
+//! What is sent has its CRC64 with it, which Azure compares. Of what is read Azure makes one where it is asked to, of up to
+//! 4 MiB; Azurite makes none. The MD5 that a blob has is not held against what is read: whoever writes its properties writes
+//! that as well.
+//!
 //! A directory is an empty blob at the directory's key without its slash, with metadata `hdi_isfolder`: Azure asks for keys that do
 //! not end in a slash, and its tools and Hadoop's make such blobs.
 //!
@@ -62,8 +67,8 @@ use self::{
 use crate::{
     Call, Condition, Error, FileId, Operation, Part, Result,
     object::{
-        Ask, Begin, Content, Fence, Head, Keys, Markers, Object, Protocol, Rules, Uploads, UploadsFrom, store_error,
-        text_of,
+        Ask, Begin, Content, Digest, DigestKind, Fence, Head, Keys, Markers, Object, Protocol, Rules, Uploads,
+        UploadsFrom, Wanted, store_error, text_of,
     },
     store::Compares,
     web::{Answer, Opened, header_of, http_time_ms},
@@ -79,6 +84,11 @@ const FILE_ID_HEADER: &str = "x-ms-meta-citius_file";
 const METADATA_PREFIX: &str = "x-ms-meta-";
 const FOLDER_HEADER: &str = "x-ms-meta-hdi_isfolder";
 const _: () = assert!(FOLDER_HEADER.len() == METADATA_PREFIX.len() + FOLDER_METADATA.len());
+
+/// The header with the digest of what is sent, either way.
+const DIGEST_HEADER: &str = "x-ms-content-crc64";
+/// Bytes up to which Azure makes a digest of what it sends; of more it refuses to.
+const DIGEST_BYTES_MAX: u64 = 4 << 20;
 
 /// How long a copy that Azure makes by and by may take.
 const COPY_PATIENCE: Duration = Duration::from_secs(600);
@@ -199,13 +209,19 @@ impl Protocol for Azure {
         Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
     }
 
-    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
-        let wanted = format!("bytes={}-{}", range.start, range.end - 1);
-        let headers = [("if-match", version), ("x-ms-range", wanted.as_str())];
-        let request = Request { headers: &headers, ..Request::new(Operation::Read, Method::GET, key) };
+    async fn get(&self, call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
+        let Range { start, end } = wanted.range;
+        let range = format!("bytes={start}-{}", end - 1);
+        let headers = [("if-match", version), ("x-ms-range", range.as_str()), ("x-ms-range-get-content-crc64", "true")];
+        let asks_digest = end - start <= DIGEST_BYTES_MAX;
+        let headers = if asks_digest { &headers[..] } else { &headers[..2] };
+        let request = Request { headers, ..Request::new(Operation::Read, Method::GET, key) };
         match self.client.open(&request, call).await? {
-            Opened::Flowing { headers, range, chunks } => {
-                Ok(Content { range, version: header_of(&headers, "etag").unwrap_or_default().to_owned(), chunks })
+            Opened::Flowing { headers, range, chunks, .. } => {
+                let version = header_of(&headers, "etag").unwrap_or_default().to_owned();
+                let told = header_of(&headers, DIGEST_HEADER).filter(|_| asks_digest);
+                let digest = told.and_then(|told| Digest::from_base64_reversed(DigestKind::Crc64Nvme, told));
+                Ok(Content { range, version, digest, chunks })
             }
             Opened::Failed(answer) => Err(match Failure::of(&answer) {
                 // A blob that is shorter now is another one.
@@ -256,6 +272,8 @@ impl Protocol for Azure {
             (FILE_ID_HEADER, id.as_str()),
         ];
         headers.extend(header_for(condition));
+        let digest = sent_digest(&content).await;
+        headers.push((DIGEST_HEADER, &digest));
         // Sent again although it may have a condition: a refusal of our own blob is recognized by who asked.
         let put = Request { headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         let answer = self.client.send(&put).await?;
@@ -347,7 +365,10 @@ impl Protocol for Azure {
         let len = content.iter().map(|bytes| bytes.len() as u64).sum();
         let id = block_id(upload_id, number);
         let query = [("blockid", id.as_str()), ("comp", "block")];
-        let put = Request { query: &query, content, ..Request::new(Operation::Write, Method::PUT, key) };
+        let digest = sent_digest(&content).await;
+        let headers = [(DIGEST_HEADER, digest.as_str())];
+        let put =
+            Request { query: &query, headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         self.client.ask(&put).await?;
         // What a block is called follows from its upload and its number.
         Ok(Part { number, len, tag: String::new() })
@@ -403,6 +424,11 @@ impl Protocol for Azure {
     async fn uploads(&self, _prefix: &str, _from: Option<&UploadsFrom>) -> Result<Uploads> {
         Ok(Uploads::default())
     }
+}
+
+/// What Azure holds the content of a request against.
+async fn sent_digest(content: &[Bytes]) -> String {
+    DigestKind::Crc64Nvme.of(content).await.to_base64_reversed()
 }
 
 /// What a block is called. Azure wants all ids of one key to be of one length; other programs' are of the same as ours,

@@ -97,6 +97,13 @@ impl Web {
             let head = self.execute(request, &call).await?;
             match Answer::read(head).await {
                 Ok(answer) if may_renew && self.renews_after(&answer).await? => may_renew = false,
+                Ok(answer)
+                    if request.repeat == Repeat::Harmless
+                        && answer.says_damaged()
+                        && self.traffic.again(&call, Failure::Broken).await =>
+                {
+                    tracing::warn!(shown = request.shown, "what was sent arrived damaged, and is sent again");
+                }
                 Ok(answer) => return Ok(answer),
                 Err(error)
                     if request.repeat == Repeat::Harmless
