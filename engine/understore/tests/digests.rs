@@ -202,10 +202,20 @@ async fn what_is_sent_has_its_digest_with_it() {
     }
 }
 
+/// What becomes of what arrives damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrives {
+    /// It is kept.
+    Kept,
+    /// It is refused, in words that are not the service's, and so not sent again.
+    Refused,
+    /// It is refused, and sent again.
+    SentAgain,
+}
+
 /// What a system shows of damages.
 struct Sees {
-    /// Whether it refuses what arrives damaged.
-    sent: bool,
+    sent: Arrives,
     /// Whether it tells a digest of a small file.
     told: bool,
 }
@@ -240,14 +250,21 @@ async fn damages_are_seen(system: &str, spec: MountSpec, address: &str, sees: Se
     for (at, content, id) in [("small", &small, 1), ("large", &large, 2)] {
         let before = proxy.flipped(Way::There);
         proxy.flip(Way::There, 1);
-        put(&store, at, content, id).await.unwrap_or_else(|error| panic!("{system}: {at}: {error}"));
+        let put = put(&store, at, content, id).await;
         assert_eq!(proxy.flipped(Way::There), before + 1, "{system}: {at}");
-        let len = content.len() as u64;
+        if sees.sent == Arrives::Refused {
+            put.unwrap_err();
+            assert!(store.stat(&path(at)).await.unwrap_err().is_not_found(), "{system}: {at}");
+            continue;
+        }
+        put.unwrap_or_else(|error| panic!("{system}: {at}: {error}"));
         // A range that is not the whole: no digest is told of it, and the proxy lets it through.
+        let len = content.len() as u64;
         let there = read(&store, at, 0..len - 1, len).await.unwrap();
-        assert_eq!(there[..] == content[..content.len() - 1], sees.sent, "{system}: {at}");
+        let is_right = there[..] == content[..content.len() - 1];
+        assert_eq!(is_right, sees.sent == Arrives::SentAgain, "{system}: {at}");
     }
-    if sees.sent {
+    if sees.sent != Arrives::Kept {
         proxy.flip(Way::There, ALWAYS);
         for (at, content, id) in [("never", &small, 3), ("never-large", &large, 4)] {
             let error = put(&store, at, content, id).await.unwrap_err();
@@ -258,10 +275,8 @@ async fn damages_are_seen(system: &str, spec: MountSpec, address: &str, sees: Se
         for at in ["never", "never-large"] {
             assert!(store.stat(&path(at)).await.unwrap_err().is_not_found(), "{system}: {at}");
         }
-        put(&store, "clean", &small, 5).await.unwrap();
-    } else {
-        put(&store, "clean", &small, 5).await.unwrap();
     }
+    put(&store, "clean", &small, 5).await.unwrap();
     let (len, before) = (SMALL_BYTES as u64, proxy.flipped(Way::Back));
     proxy.flip(Way::Back, 1);
     let read_once = read(&store, "clean", 0..len, len).await.unwrap();
@@ -289,7 +304,8 @@ fn address_of(endpoint: &str) -> String {
 async fn s3_of_seaweedfs() {
     let server = SeaweedFs::start().await.unwrap();
     let address = address_of(server.s3().endpoint());
-    damages_are_seen("SeaweedFS", server.s3().mount("p"), &address, Sees { sent: true, told: false }).await;
+    // It takes whatever arrives, whatever digest was signed.
+    damages_are_seen("SeaweedFS", server.s3().mount("p"), &address, Sees { sent: Arrives::Kept, told: false }).await;
     server.stop().unwrap();
 }
 
@@ -297,8 +313,10 @@ async fn s3_of_seaweedfs() {
 async fn ceph() {
     let server = CephGateway::start(CephStore::Memory).await.unwrap();
     let address = address_of(server.s3().endpoint());
-    damages_are_seen("Ceph, S3", server.s3().mount("p"), &address, Sees { sent: true, told: false }).await;
-    damages_are_seen("Ceph, Swift", server.swift_mount("q"), &address, Sees { sent: true, told: true }).await;
+    damages_are_seen("Ceph, S3", server.s3().mount("p"), &address, Sees { sent: Arrives::SentAgain, told: false })
+        .await;
+    damages_are_seen("Ceph, Swift", server.swift_mount("q"), &address, Sees { sent: Arrives::SentAgain, told: true })
+        .await;
     server.stop().unwrap();
 }
 
@@ -308,17 +326,22 @@ async fn stand_ins_of_google_and_alibaba() {
         let server = StandIn::start(dialect).await.unwrap();
         let address = address_of(&server.endpoint());
         let name = format!("stand-in of {dialect:?}");
-        damages_are_seen(&name, server.mount("p"), &address, Sees { sent: true, told: true }).await;
+        damages_are_seen(&name, server.mount("p"), &address, Sees { sent: Arrives::SentAgain, told: true }).await;
         server.stop().unwrap();
     }
 }
 
-/// Azurite 3.35 neither compares nor makes a CRC64; 3.37 compares.
+/// Azurite before 3.37 has a name of its own for what does not match.
 #[tokio::test(flavor = "multi_thread")]
 async fn azurite() {
     let server = Azurite::start().await.unwrap();
-    let sent = server.version() != "3.35.0";
-    damages_are_seen("Azurite", server.mount("p"), &address_of(&server.endpoint()), Sees { sent, told: false }).await;
+    damages_are_seen(
+        "Azurite",
+        server.mount("p"),
+        &address_of(&server.endpoint()),
+        Sees { sent: Arrives::Refused, told: true },
+    )
+    .await;
     server.stop().unwrap();
 }
 
@@ -327,6 +350,6 @@ async fn azurite() {
 async fn swift() {
     let server = citius_understore::testing::servers::Swift::start().await.unwrap();
     let address = address_of(&server.auth_url());
-    damages_are_seen("Swift", server.mount("p"), &address, Sees { sent: true, told: true }).await;
+    damages_are_seen("Swift", server.mount("p"), &address, Sees { sent: Arrives::SentAgain, told: true }).await;
     server.stop().unwrap();
 }

@@ -29,8 +29,9 @@
 //!
 //! # Digests
 //! What is sent has its CRC64 with it, which Azure compares. Of what is read Azure makes one where it is asked to, of up to
-//! 4 MiB; Azurite makes none. The MD5 that a blob has is not held against what is read: whoever writes its properties writes
-//! that as well.
+//! 4 MiB. An emulator, which is known by the account in the path of its endpoint, is told and asked for an MD5 in its place:
+//! Azurite before 3.37 answers 500 to a CRC64. The MD5 that a blob has is not held against what is read: whoever writes its
+//! properties writes that as well.
 //!
 //! A directory is an empty blob at the directory's key without its slash, with metadata `hdi_isfolder`: Azure asks for keys that do
 //! not end in a slash, and its tools and Hadoop's make such blobs.
@@ -67,8 +68,8 @@ use self::{
 use crate::{
     Call, Condition, Error, FileId, Operation, Part, Result,
     object::{
-        Ask, Begin, Content, Digest, DigestKind, Fence, Head, Keys, Markers, Object, Protocol, Rules, Uploads,
-        UploadsFrom, Wanted, store_error, text_of,
+        Ask, Begin, Content, Digest, DigestKind, Fence, Head, Keys, MD5_READ_BYTES_MAX, Markers, Object, Protocol,
+        Rules, Uploads, UploadsFrom, Wanted, store_error, text_of,
     },
     store::Compares,
     web::{Answer, Opened, header_of, http_time_ms},
@@ -84,11 +85,6 @@ const FILE_ID_HEADER: &str = "x-ms-meta-citius_file";
 const METADATA_PREFIX: &str = "x-ms-meta-";
 const FOLDER_HEADER: &str = "x-ms-meta-hdi_isfolder";
 const _: () = assert!(FOLDER_HEADER.len() == METADATA_PREFIX.len() + FOLDER_METADATA.len());
-
-/// The header with the digest of what is sent, either way.
-const DIGEST_HEADER: &str = "x-ms-content-crc64";
-/// Bytes up to which Azure makes a digest of what it sends; of more it refuses to.
-const DIGEST_BYTES_MAX: u64 = 4 << 20;
 
 /// How long a copy that Azure makes by and by may take.
 const COPY_PATIENCE: Duration = Duration::from_secs(600);
@@ -111,9 +107,60 @@ const RULES: Rules = Rules {
     drops_parts: true,
 };
 
+/// How bytes are held against digests.
+#[derive(Debug)]
+struct Digests {
+    kind: DigestKind,
+    /// The header that tells one, either way.
+    header: &'static str,
+    /// The header that asks for one of what is read.
+    ask: &'static str,
+    /// Bytes up to which that is asked.
+    bytes_max: u64,
+}
+
+/// Azure's own. It refuses to make one of more than 4 MiB.
+static CRC64: Digests = Digests {
+    kind: DigestKind::Crc64Nvme,
+    header: "x-ms-content-crc64",
+    ask: "x-ms-range-get-content-crc64",
+    bytes_max: 4 << 20,
+};
+
+/// What its emulators know as well.
+static MD5: Digests = Digests {
+    kind: DigestKind::Md5,
+    header: "content-md5",
+    ask: "x-ms-range-get-content-md5",
+    bytes_max: MD5_READ_BYTES_MAX,
+};
+
+impl Digests {
+    fn at(endpoint: &str) -> &'static Self {
+        let has_path = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+        if has_path { &MD5 } else { &CRC64 }
+    }
+
+    /// The value of the header for some content.
+    async fn of(&self, content: &[Bytes]) -> String {
+        let digest = self.kind.of(content).await;
+        if self.kind == DigestKind::Md5 { digest.to_base64() } else { digest.to_base64_reversed() }
+    }
+
+    /// What an answer tells of the range that was asked for.
+    fn told(&self, headers: &HeaderMap) -> Option<Digest> {
+        let text = header_of(headers, self.header)?;
+        match self.kind {
+            DigestKind::Md5 => Digest::from_base64(self.kind, text),
+            _ => Digest::from_base64_reversed(self.kind, text),
+        }
+    }
+}
+
 /// A container at work.
 pub(crate) struct Azure {
     client: Client,
+    digests: &'static Digests,
     /// Whether the service has said that it does not know [`START_FROM_VERSION`].
     starts_at_first: AtomicBool,
 }
@@ -212,15 +259,14 @@ impl Protocol for Azure {
     async fn get(&self, call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
         let Range { start, end } = wanted.range;
         let range = format!("bytes={start}-{}", end - 1);
-        let headers = [("if-match", version), ("x-ms-range", range.as_str()), ("x-ms-range-get-content-crc64", "true")];
-        let asks_digest = end - start <= DIGEST_BYTES_MAX;
+        let headers = [("if-match", version), ("x-ms-range", range.as_str()), (self.digests.ask, "true")];
+        let asks_digest = end - start <= self.digests.bytes_max;
         let headers = if asks_digest { &headers[..] } else { &headers[..2] };
         let request = Request { headers, ..Request::new(Operation::Read, Method::GET, key) };
         match self.client.open(&request, call).await? {
             Opened::Flowing { headers, range, chunks, .. } => {
                 let version = header_of(&headers, "etag").unwrap_or_default().to_owned();
-                let told = header_of(&headers, DIGEST_HEADER).filter(|_| asks_digest);
-                let digest = told.and_then(|told| Digest::from_base64_reversed(DigestKind::Crc64Nvme, told));
+                let digest = self.digests.told(&headers).filter(|_| asks_digest);
                 Ok(Content { range, version, digest, chunks })
             }
             Opened::Failed(answer) => Err(match Failure::of(&answer) {
@@ -272,8 +318,8 @@ impl Protocol for Azure {
             (FILE_ID_HEADER, id.as_str()),
         ];
         headers.extend(header_for(condition));
-        let digest = sent_digest(&content).await;
-        headers.push((DIGEST_HEADER, &digest));
+        let digest = self.digests.of(&content).await;
+        headers.push((self.digests.header, &digest));
         // Sent again although it may have a condition: a refusal of our own blob is recognized by who asked.
         let put = Request { headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         let answer = self.client.send(&put).await?;
@@ -365,8 +411,8 @@ impl Protocol for Azure {
         let len = content.iter().map(|bytes| bytes.len() as u64).sum();
         let id = block_id(upload_id, number);
         let query = [("blockid", id.as_str()), ("comp", "block")];
-        let digest = sent_digest(&content).await;
-        let headers = [(DIGEST_HEADER, digest.as_str())];
+        let digest = self.digests.of(&content).await;
+        let headers = [(self.digests.header, digest.as_str())];
         let put =
             Request { query: &query, headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         self.client.ask(&put).await?;
@@ -424,11 +470,6 @@ impl Protocol for Azure {
     async fn uploads(&self, _prefix: &str, _from: Option<&UploadsFrom>) -> Result<Uploads> {
         Ok(Uploads::default())
     }
-}
-
-/// What Azure holds the content of a request against.
-async fn sent_digest(content: &[Bytes]) -> String {
-    DigestKind::Crc64Nvme.of(content).await.to_base64_reversed()
 }
 
 /// What a block is called. Azure wants all ids of one key to be of one length; other programs' are of the same as ours,

@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | CRC32, CRC32C, CRC64/NVME | Amazon S3 and those that tell as it does; CRC32C Google, CRC64/NVME Azure | 25 to 40 |
 //! | CRC64/XZ | Alibaba | 40 |
-//! | MD5 | Swift; Alibaba, of what it is sent | 0.7 |
+//! | MD5 | Swift, Azurite; Alibaba, of what it is sent | 0.7 |
 //!
 //! CRCs cost nothing beside a copy. MD5 costs more than all else that is done with a byte, so of what is read it is compared
 //! only where the request around it costs as much, up to [`MD5_READ_BYTES_MAX`]; of what is sent it is made everywhere, for a
@@ -19,7 +19,7 @@ use crc_fast::{CrcAlgorithm, Digest as Crc};
 use md5::{Digest as _, Md5};
 
 /// Bytes of a body up to which an MD5 is compared.
-const MD5_READ_BYTES_MAX: u64 = 64 << 10;
+pub(crate) const MD5_READ_BYTES_MAX: u64 = 64 << 10;
 /// Bytes after which whoever makes a digest lets others of its thread go on.
 const PIECE_BYTES: usize = 1 << 20;
 

@@ -25,7 +25,7 @@ use futures::StreamExt;
 
 use self::digest::Check;
 pub(crate) use self::{
-    digest::{Digest, Kind as DigestKind},
+    digest::{Digest, Kind as DigestKind, MD5_READ_BYTES_MAX},
     protocol::{
         Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
         Wanted,

@@ -88,8 +88,9 @@ impl Version {
 
 /// Amazon S3, and what speaks as it does. Its parts have at least 5 MiB.
 ///
-/// What is sent is signed with its SHA-256, and held against that by every server that checks signatures; so no other
-/// digest is sent, for which some have no header (Backblaze answers 400). Of an object that is read whole Amazon tells a CRC
+/// What is sent is signed with its SHA-256, and held against that by Amazon and Ceph (SeaweedFS 4.48 does not look at it). No
+/// other digest is sent: an MD5 would cost each byte more than all else, and for the others some have no header (Backblaze
+/// answers 400). Of an object that is read whole Amazon tells a CRC
 /// to who asks for it, and of a range none. Etags are not held against what is read: they are digests of content only where
 /// nothing is encrypted, and nobody tells that of all who speak S3.
 ///
