@@ -3,9 +3,10 @@
 use citius_understore::{Error, ErrorClass};
 use citius_wire::{Failure, Status};
 
-/// The class and the words of an under-store's error; its text names path and cause and holds no secret.
-pub(crate) fn of_store(error: &Error) -> Failure {
-    Failure::new(status_of(error.class()), error.to_string())
+/// The class of an under-store's error, and what was being done to what when it came; its text names the cause and holds no
+/// secret.
+pub(crate) fn of_store(doing: &str, path: &str, error: &Error) -> Failure {
+    Failure::new(status_of(error.class()), error.told(doing, path))
 }
 
 /// The status of the same name. Which class an error is of was decided where the error is made.

@@ -28,6 +28,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+/// What is logged where `CITIUS_LOG` does not say it. What the last two have to tell comes with the errors that they return.
+const LOG_DEFAULT: &str = "warn,openraft=error,raft_log=error,hdfs_native=off,rustls_platform_verifier=off";
+
 fn main() -> ExitCode {
     // A closed pipe behind us (`citius cat x | head`) is an ordinary end, not a signal or a panic.
     let parsed = Cli::command().try_get_matches();
@@ -44,7 +47,7 @@ fn main() -> ExitCode {
     tracing_subscriber::fmt()
         .with_env_filter(
             EnvFilter::try_from_env("CITIUS_LOG")
-                .unwrap_or_else(|_| EnvFilter::new("warn,openraft=error,raft_log=error")),
+                .unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT)),
         )
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|it| it.is_empty()))

@@ -18,8 +18,8 @@ pub(crate) fn of_log(error: &raft::Error) -> Failure {
     Failure::new(status, error.to_string())
 }
 
-/// What an under-store said about `path`, in the namespace's names.
-pub(crate) fn of_store(error: &StoreError, path: &NamespacePath) -> Failure {
+/// What an under-store said when something was done to `path`, in the namespace's names.
+pub(crate) fn of_store(doing: &str, error: &StoreError, path: &NamespacePath) -> Failure {
     let status = status_of(error.class());
     let words = match status {
         Status::NotFound => format!("{path}: no such file or directory"),
@@ -27,7 +27,7 @@ pub(crate) fn of_store(error: &StoreError, path: &NamespacePath) -> Failure {
         Status::NotADirectory => format!("{path} is not a directory"),
         Status::IsADirectory => format!("{path} is a directory"),
         Status::NotEmpty => format!("{path} is a directory with entries: delete them first, or delete recursively"),
-        _ => format!("{path}: {error}"),
+        _ => error.told(doing, path),
     };
     Failure::new(status, words)
 }

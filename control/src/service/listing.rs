@@ -128,7 +128,7 @@ impl Service {
             let Some(pages) = &mut shelf.pages else { return Ok(()) };
             match pages.next().await {
                 None => shelf.pages = None,
-                Some(Err(error)) => return Err(failure::of_store(&error, path)),
+                Some(Err(error)) => return Err(failure::of_store("listing", &error, path)),
                 Some(Ok(Page { entries, refused })) => {
                     shelf.unnameable += refused.len() as u64;
                     shelf.entries = entries.into();

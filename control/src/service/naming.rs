@@ -126,7 +126,7 @@ impl Service {
             match page {
                 Ok(page) => is_empty = page.entries.is_empty() && page.refused.is_empty(),
                 Err(StoreError::NotFound { .. }) => break,
-                Err(error) => return Err(failure::of_store(&error, path)),
+                Err(error) => return Err(failure::of_store("listing", &error, path)),
             }
         }
         if is_empty {
@@ -279,8 +279,13 @@ fn explain(error: &StoreError, mounted: &Mounted, intent: &Intent) -> Failure {
         }
         _ => first,
     };
+    let doing = match intent.action {
+        Action::Mkdir { .. } => "making",
+        Action::Delete { .. } => "deleting",
+        Action::Rename { .. } => "renaming",
+    };
     match mounted.namespace_path(about) {
-        Ok(path) => failure::of_store(error, &path),
+        Ok(path) => failure::of_store(doing, error, &path),
         Err(_) => failure::of_mount(error),
     }
 }

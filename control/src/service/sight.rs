@@ -94,7 +94,7 @@ pub(super) fn within<'a>(mounted: &Mounted, path: &'a NamespacePath) -> &'a str 
 
 /// The same, as the store takes it.
 pub(super) fn store_path_of(mounted: &Mounted, path: &NamespacePath) -> Result<StorePath, Failure> {
-    StorePath::parse(within(mounted, path)).map_err(|error| failure::of_store(&error, path))
+    StorePath::parse(within(mounted, path)).map_err(|error| failure::of_store("looking at", &error, path))
 }
 
 /// What the state says of a path.
@@ -144,7 +144,7 @@ fn read_glance(
         Ok(Glance::Found(stat)) => Ok(Some(Found::of_stat(mount, store_path, &stat, before().as_ref()))),
         Ok(Glance::Nothing) => Ok(Some(Found::Nothing)),
         Ok(Glance::Elsewhere) => Ok(None),
-        Err(error) => Err(failure::of_store(&error, path)),
+        Err(error) => Err(failure::of_store("looking at", &error, path)),
     }
 }
 
@@ -164,7 +164,7 @@ fn read_answer(
         Err(citius_understore::Error::NotFound { .. } | citius_understore::Error::NotADirectory { .. }) => {
             Ok(Found::Nothing)
         }
-        Err(error) => Err(failure::of_store(&error, path)),
+        Err(error) => Err(failure::of_store("looking at", &error, path)),
     }
 }
 

@@ -96,7 +96,7 @@ impl Service {
         let store_path = store_path_of(&sight.mounted, &parent)?;
         let made = mkdir_all(&**sight.mounted.store()?, &store_path).await;
         self.changed(sight.mounted.id, store_path.as_str(), None);
-        made.map_err(|error| failure::of_store(&error, &parent))?;
+        made.map_err(|error| failure::of_store("making", &error, &parent))?;
         provisions.made(&parent);
         Ok(())
     }

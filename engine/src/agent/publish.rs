@@ -44,6 +44,10 @@ const SETTLE_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 const SETTLE_PAUSE: Duration = Duration::from_millis(100);
 const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(10);
 
+/// What the steps of a publication are called when they fail.
+const WRITING: &str = "writing";
+const PUBLISHING: &str = "publishing";
+
 /// One thing to do for a file being written.
 pub(crate) enum Step {
     /// A block is sealed; take it.
@@ -234,7 +238,7 @@ impl Publication<'_> {
         let bytes = self.node.block_of_writer(&self.right, index, length).await?;
         self.begin().await?;
         self.is_torn = true;
-        let written = self.begin().await?.write(bytes).await.map_err(|error| failure::of_store(&error));
+        let written = self.begin().await?.write(bytes).await.map_err(|error| self.failed(WRITING, &error));
         // Also when its first parts failed: what took no parts may not take its removal either, and who reads the log
         // can try again.
         let logged = self.log_upload().await;
@@ -252,7 +256,7 @@ impl Publication<'_> {
             let staged = store
                 .stage(&self.path()?, FileId(self.right.file.0), None)
                 .await
-                .map_err(|error| failure::of_store(&error))?;
+                .map_err(|error| self.failed(WRITING, &error))?;
             self.staged = Some(staged);
         }
         Ok(self.staged.as_mut().expect("it was just put there"))
@@ -283,7 +287,7 @@ impl Publication<'_> {
             ));
         }
         let file = self.right.file;
-        let record = self.begin().await?.seal().await.map_err(|error| failure::of_store(&error))?;
+        let record = self.begin().await?.seal().await.map_err(|error| self.failed(WRITING, &error))?;
         self.log_upload().await?;
         let intent = Operation::PublishIntent {
             file,
@@ -297,7 +301,7 @@ impl Publication<'_> {
         let condition = match self.node.master.operate(intent, MASTER_PATIENCE).await? {
             Outcome::Intent { replaces: None } => Condition::MustNotExist,
             Outcome::Intent { replaces: Some(token) } => {
-                Condition::Replaces(VersionToken::new(&token).map_err(|error| failure::of_store(&error))?)
+                Condition::Replaces(VersionToken::new(&token).map_err(|error| self.failed(PUBLISHING, &error))?)
             }
             other => return Err(unexpected(&other, file)),
         };
@@ -357,7 +361,7 @@ impl Publication<'_> {
                 tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
                 Ok(token)
             }
-            Ok(Settled::Absent) => Err(Unpublished::Never(unpublished(&error))),
+            Ok(Settled::Absent) => Err(Unpublished::Never(unpublished(self.failed(PUBLISHING, &error)))),
             Err(settling) => Err(Unpublished::Unknown(settling)),
         }
     }
@@ -368,7 +372,7 @@ impl Publication<'_> {
         let deadline = Instant::now() + SETTLE_PATIENCE;
         loop {
             let settled = match self.node.store(self.right.mount).await {
-                Ok(store) => store.settle(record).await.map_err(|error| failure::of_store(&error)),
+                Ok(store) => store.settle(record).await.map_err(|error| self.failed(PUBLISHING, &error)),
                 Err(failure) => Err(failure),
             };
             match settled {
@@ -423,8 +427,13 @@ impl Publication<'_> {
         self.doubtful = None;
     }
 
+    /// What the under-store said, in words for the writer.
+    fn failed(&self, doing: &str, error: &citius_understore::Error) -> Failure {
+        failure::of_store(doing, &self.right.path, error)
+    }
+
     fn path(&self) -> Result<StorePath, Failure> {
-        StorePath::parse(&self.right.path).map_err(|error| failure::of_store(&error))
+        StorePath::parse(&self.right.path).map_err(|error| self.failed(WRITING, &error))
     }
 }
 
@@ -438,8 +447,7 @@ fn last_word(failure: Failure) -> Failure {
 }
 
 /// Why a publication failed. That something is at the path which was not when the file was created is a conflict.
-fn unpublished(error: &citius_understore::Error) -> Failure {
-    let failure = failure::of_store(error);
+fn unpublished(failure: Failure) -> Failure {
     match failure.status {
         Status::AlreadyExists => Failure::new(
             Status::Conflict,

@@ -34,6 +34,8 @@ use tokio::sync::oneshot;
 const LOCAL_PIECE_BYTES: u32 = 512 << 10;
 /// Bytes of one request to any other.
 const NETWORK_PIECE_BYTES: u32 = 16 << 20;
+/// What a fetch is called when it fails.
+const READING: &str = "reading";
 /// Rounds of fetching and finding evicted, past which the tier is too small for what is asked of it at once.
 const ROUNDS_MAX: usize = 64;
 
@@ -187,9 +189,8 @@ impl Shard {
         while at < length {
             let read = self.ring.read_at(Fd::from(&open.descriptor), rest, offset + at as u64);
             let (count, span) = read.await;
-            let count = count.map_err(|error| {
-                Failure::new(Status::UnderStore, format!("{}: reading failed: {error}", file.right.path))
-            })?;
+            let count = count
+                .map_err(|error| Failure::new(Status::UnderStore, format!("{READING} {}: {error}", file.right.path)))?;
             let traffic = open.store.traffic();
             traffic.count_request();
             traffic.count_content();
@@ -260,7 +261,8 @@ impl Shard {
             path: file.path.clone(),
             token,
             range: offset..offset + length,
-            landing: Box::new(Touchdown::new(lent, &crcs)),
+            is_whole: offset == 0 && length == file.right.length,
+            landing: Box::new(Touchdown::new(lent, offset, &crcs)),
             done: Box::new(move |result| drop(sender.send(result))),
         };
         let node = self.node()?;
@@ -274,7 +276,10 @@ impl Shard {
                     }
                 });
             }
-            None => self.bridge.fetch(job).map_err(|rejected| failure::of_store(&rejected.error))?,
+            None => self
+                .bridge
+                .fetch(job)
+                .map_err(|rejected| failure::of_store(READING, &file.right.path, &rejected.error))?,
         }
         receiver
             .await
@@ -336,19 +341,24 @@ struct Trip {
 /// Where bytes from a network come down: copied once into the page, with their checksums, on tokio's thread.
 struct Touchdown {
     lent: mem::Lent,
+    /// Where the range begins in its file.
+    start: u64,
     at: usize,
     crcs: SectorCrcs,
     out: Arc<Mutex<Vec<u32>>>,
 }
 
 impl Touchdown {
-    fn new(lent: mem::Lent, out: &Arc<Mutex<Vec<u32>>>) -> Self {
-        Self { crcs: SectorCrcs::with_capacity(lent.len()), lent, at: 0, out: Arc::clone(out) }
+    fn new(lent: mem::Lent, start: u64, out: &Arc<Mutex<Vec<u32>>>) -> Self {
+        Self { crcs: SectorCrcs::with_capacity(lent.len()), lent, start, at: 0, out: Arc::clone(out) }
     }
 }
 
 impl Landing for Touchdown {
-    fn land(&mut self, _offset: u64, bytes: &[u8]) {
+    fn land(&mut self, offset: u64, bytes: &[u8]) {
+        if offset == self.start && self.at > 0 {
+            (self.at, self.crcs) = (0, SectorCrcs::with_capacity(self.lent.len()));
+        }
         let end = self.at + bytes.len();
         self.lent.bytes_mut()[self.at..end].copy_from_slice(bytes);
         self.crcs.push(&self.lent.bytes()[self.at..end]);
@@ -371,7 +381,7 @@ fn pieces(range: Range<u32>, bytes: u32) -> impl Iterator<Item = Range<u32>> {
 
 /// A store's error about an open file. One that is not there any more was there when it was opened: it changed.
 fn gone_or(file: &Attached, error: &citius_understore::Error) -> Failure {
-    if error.is_not_found() { changed(file) } else { failure::of_store(error) }
+    if error.is_not_found() { changed(file) } else { failure::of_store(READING, &file.right.path, error) }
 }
 
 fn changed(file: &Attached) -> Failure {

@@ -25,7 +25,9 @@ impl OpenFile {
     /// `VersionChanged`.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let local = self.store.local().expect("only a near store gave the descriptor");
-        local.check_local(&self.path, &self.descriptor, &self.token).map_err(|error| failure::of_store(&error))
+        local
+            .check_local(&self.path, &self.descriptor, &self.token)
+            .map_err(|error| failure::of_store("reading", self.path.as_str(), &error))
     }
 }
 

@@ -48,6 +48,7 @@ impl Shard {
         if file.token.is_none() {
             return Err(nowhere(file, block));
         }
+        let _turn = self.await_turn(u64::from(wanted.block_length)).await?;
         self.fill(file, wanted, 0).await
     }
 

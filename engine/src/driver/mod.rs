@@ -118,6 +118,8 @@ pub(crate) struct Shard {
     blocks_max: usize,
     flights: Flights,
     writing: Writing,
+    /// Bytes of the blocks that are being completed: see [`Shard::await_turn`].
+    completing_bytes: Cell<u64>,
     files: OpenFiles,
     is_ending: Cell<bool>,
 }
@@ -170,6 +172,7 @@ impl Shard {
             blocks_max,
             flights: Flights::default(),
             writing: Writing::default(),
+            completing_bytes: Cell::new(0),
             files: OpenFiles::new(blocks_max / OPEN_FILES_PART),
             is_ending: Cell::new(false),
         };

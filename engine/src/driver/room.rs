@@ -7,6 +7,7 @@ use crate::tier::mem::{MemError, Memory, OBJECT_BYTES_MAX};
 use citius_wire::units::PAGE_BYTES;
 use citius_wire::{BlockId, Failure, Status};
 use std::ops::Range;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -79,6 +80,26 @@ impl Shard {
         self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).for_each(|stat| add(stat.id.file, stat.bytes_held));
         let capacity = u64::from(self.pool.usage().pages_granted) * PAGE_BYTES as u64;
         passing > 0 && passing + staying + bytes > capacity
+    }
+
+    /// Lets a block be completed when it fits beside those that are being completed already. Otherwise many would each hold
+    /// the pages of a part, which nothing can evict, and none would ever be whole. One alone always has its turn.
+    pub(super) async fn await_turn(self: &Rc<Self>, block_bytes: u64) -> Result<Turn, Failure> {
+        let end = Instant::now() + ROOM_PATIENCE;
+        let is_crowded = || {
+            let (under_way, pool) = (self.completing_bytes.get(), self.pool.usage());
+            let dirty: u64 =
+                self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).map(|stat| stat.bytes_held).sum();
+            let taken = dirty + self.writing.bytes_held() + u64::from(pool.pages_owed) * PAGE_BYTES as u64;
+            let room = (u64::from(pool.pages_granted) * PAGE_BYTES as u64).saturating_sub(taken);
+            under_way > 0 && under_way + block_bytes > room
+        };
+        // Small blocks fit as good as always, and ask for no more than this.
+        while block_bytes >= PAGE_BYTES as u64 && is_crowded() && Instant::now() < end {
+            self.pause(ROOM_LOOK).await?;
+        }
+        tally(&self.completing_bytes, block_bytes);
+        Ok(Turn { shard: Rc::clone(self), bytes: block_bytes })
     }
 
     /// Tries to take room; while sealed blocks are on their way into an under-store, again and again.
@@ -210,5 +231,18 @@ impl Shard {
             MemError::NoPages { .. } => full,
             other => Failure::new(Status::NoSpace, format!("{} ({other})", full.message)),
         }
+    }
+}
+
+/// The right to complete a block, which ends with this.
+pub(super) struct Turn {
+    shard: Rc<Shard>,
+    bytes: u64,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let under_way = &self.shard.completing_bytes;
+        under_way.set(under_way.get() - self.bytes);
     }
 }

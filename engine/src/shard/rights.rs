@@ -81,6 +81,11 @@ impl Handles {
     }
 }
 
+/// What an under-store says of the path or the version of a right.
+fn refused(right: &Right, error: &citius_understore::Error) -> Failure {
+    crate::failure::of_store("attaching", &right.path, error)
+}
+
 fn no_such(handle: Handle) -> Failure {
     Failure::new(Status::InvalidArgument, format!("no file is attached as {handle} to this connection"))
 }
@@ -112,11 +117,9 @@ impl Attached {
     /// `CapabilityForged`, `CapabilityExpired`; `InvalidName` for a path that no under-store can have.
     pub(crate) fn check(capability: &[u8], keys: &[MacKey], now_ms: u64) -> Result<Self, Failure> {
         let right = Right::check(capability, keys, now_ms)?;
-        let path = StorePath::parse(&right.path).map_err(|error| crate::failure::of_store(&error))?;
+        let path = StorePath::parse(&right.path).map_err(|error| refused(&right, &error))?;
         let token = match &right.origin {
-            Origin::UnderStore { token } => {
-                Some(VersionToken::new(token).map_err(|error| crate::failure::of_store(&error))?)
-            }
+            Origin::UnderStore { token } => Some(VersionToken::new(token).map_err(|error| refused(&right, &error))?),
             Origin::Memory { .. } | Origin::Writer { .. } => None,
         };
         Ok(Self { right: Arc::new(right), path, token, readahead: Readahead::default() })

@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use crate::cluster::{BLOCK_BYTES, Cluster, HOUR_MS, MEMORY_BYTES, noise};
+use crate::cluster::{BLOCK_BYTES, Cluster, HOUR_MS, KEY, MEMORY_BYTES, noise};
 use crate::peer::Peer;
 use citius_engine::store::verify_sectors;
 use citius_wire::units::PAGE_BYTES;
-use citius_wire::{Handle, Load, Map, MapWrite, Resident, Seal, Status, Work, WriteType};
+use citius_wire::{Handle, Load, Map, MapWrite, Resident, Seal, Status, Warm, Work, WriteType};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -119,6 +119,27 @@ fn a_block_of_many_pieces_is_loaded_whole() {
     assert_eq!((resident.len(), resident[0].memory_bytes, resident[0].complete), (1, 48 << 20, true));
     assert_eq!(cluster.counters().fetched_bytes, 48 << 20);
     map(&mut peer, handle, 0, &bytes);
+}
+
+/// The story: blocks that were loaded at once each held the pages of a part, and all failed for want of the rest.
+#[test]
+fn blocks_that_do_not_fit_together_are_loaded_one_after_the_other() {
+    let cluster = Cluster::start();
+    let length = (MEMORY_BYTES as usize / 5 * 2).min(BLOCK_BYTES as usize);
+    let rights: Vec<_> = (0..12).map(|i| cluster.put(&format!("f{i}"), &noise(length, i))).collect();
+    std::thread::scope(|scope| {
+        let loads: Vec<_> = rights
+            .iter()
+            .map(|right| {
+                let (mut peer, warm) = (cluster.unix(), Warm { capability: right.sign(&KEY), index: 0 });
+                scope.spawn(move || peer.ask(&warm))
+            })
+            .collect();
+        for load in loads {
+            load.join().unwrap().unwrap();
+        }
+    });
+    assert!(cluster.counters().evictions > 0, "they fit together, and this tested nothing");
 }
 
 #[test]

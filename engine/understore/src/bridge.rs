@@ -36,6 +36,8 @@ pub struct FetchJob {
     pub token: VersionToken,
     /// Which bytes.
     pub range: Range<u64>,
+    /// Whether the version has no more.
+    pub is_whole: bool,
     /// Where to.
     pub landing: Box<dyn Landing>,
     /// Whom to tell.
@@ -141,7 +143,10 @@ impl Ticket {
 
     async fn run(mut self) {
         let job = self.job.as_mut().expect("a ticket is answered once");
-        let result = job.store.read(&job.path, &job.token, job.range.clone(), &mut *job.landing).await;
+        let result = match job.is_whole {
+            true => job.store.read_whole(&job.path, &job.token, job.range.end, &mut *job.landing).await,
+            false => job.store.read(&job.path, &job.token, job.range.clone(), &mut *job.landing).await,
+        };
         self.answer(result);
     }
 

@@ -239,7 +239,10 @@ async fn read_first(store: &Arc<dyn UnderStore>, entries: &[Entry], course: &mut
 
 async fn read(store: &Arc<dyn UnderStore>, path: &StorePath, stat: &Stat, bytes: u64) -> Result<Vec<u8>> {
     let mut landed = Vec::with_capacity(bytes as usize);
-    let mut landing = |_: u64, piece: &[u8]| landed.extend_from_slice(piece);
+    let mut landing = |at: u64, piece: &[u8]| {
+        landed.truncate(at as usize);
+        landed.extend_from_slice(piece);
+    };
     store.read(path, &stat.token, 0..bytes, &mut landing).await?;
     Ok(landed)
 }

@@ -3,7 +3,7 @@
 //! Every message says what happened, why, and what to do next. No variant ever carries a secret: URIs are
 //! stored after [`crate::redact`], and option values are named, not shown.
 
-use std::io;
+use std::{fmt, io};
 
 /// The error below ours, kept for its text and its chain.
 pub type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -231,6 +231,16 @@ pub enum Error {
         /// Bytes that came; at least this many when it was more.
         got: u64,
     },
+    /// The store sent other bytes than it said it would.
+    #[error(
+        "{path}: what arrived does not match the digest ({digest}) that the under-store told of it; try again, and see what damages bytes on their way: a proxy, a disk, memory"
+    )]
+    Damaged {
+        /// The path.
+        path: String,
+        /// What kind of digest.
+        digest: &'static str,
+    },
     /// The mount, or the file system under it, takes no writes.
     #[error("{path}: the mount is read-only; mount it without the read-only option to write")]
     ReadOnly {
@@ -403,6 +413,13 @@ classes! {
 }
 
 impl Error {
+    /// What whoever asked is told: what was being done, to what, and why it failed.
+    pub fn told(&self, doing: &str, path: impl fmt::Display) -> String {
+        let (path, words) = (path.to_string(), self.to_string());
+        let cause = words.strip_prefix(&path).and_then(|rest| rest.strip_prefix(": ")).unwrap_or(&words);
+        format!("{doing} {path}: {cause}")
+    }
+
     /// Whether the thing asked for simply is not there.
     pub fn is_not_found(&self) -> bool {
         matches!(self, Self::NotFound { .. })
@@ -445,9 +462,11 @@ impl Error {
             Self::Busy { .. } => ErrorClass::Busy,
             Self::TimedOut { .. } | Self::Away { .. } => ErrorClass::TimedOut,
             Self::Unreachable { .. } | Self::Throttled { .. } | Self::Cancelled { .. } => ErrorClass::Unavailable,
-            Self::WrongLength { .. } | Self::BadRecord { .. } | Self::Io { .. } | Self::Store { .. } => {
-                ErrorClass::UnderStore
-            }
+            Self::WrongLength { .. }
+            | Self::Damaged { .. }
+            | Self::BadRecord { .. }
+            | Self::Io { .. }
+            | Self::Store { .. } => ErrorClass::UnderStore,
         }
     }
 
@@ -461,6 +480,7 @@ impl Error {
                 | Self::Away { .. }
                 | Self::Busy { .. }
                 | Self::WrongLength { .. }
+                | Self::Damaged { .. }
                 | Self::Store { .. }
         )
     }
@@ -477,6 +497,17 @@ mod tests {
         assert!(!Error::NotFound { path: path() }.is_transient());
         assert!(!Error::Conflict { path: path(), reason: String::new() }.is_transient());
         assert!(Error::NotFound { path: path() }.is_not_found());
+    }
+
+    /// An endpoint that was away was once told without a word of the file it was wanted for.
+    #[test]
+    fn whoever_asked_is_told_of_what() {
+        let away = Error::Unreachable { endpoint: "http://h".into(), reason: "refused".into(), advice: "wait" };
+        assert_eq!(away.told("reading", "d/f"), "reading d/f: http://h does not answer (refused); wait");
+        let gone = Error::NotFound { path: "d/f".into() };
+        assert_eq!(gone.told("listing", "d/f"), "listing d/f: no such file or directory in the under-store");
+        let other = gone.told("renaming", "d");
+        assert_eq!(other, "renaming d: d/f: no such file or directory in the under-store");
     }
 
     /// These were once sorted differently by those who pass them on.

@@ -61,6 +61,16 @@ impl UnderStore for ReadOnly {
         self.inner.read(path, token, range, landing).await
     }
 
+    async fn read_whole(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        len: u64,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        self.inner.read_whole(path, token, len, landing).await
+    }
+
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
         refuse(path)
     }

@@ -120,8 +120,8 @@ pub type Pages = BoxStream<'static, Result<Page>>;
 /// Where bytes of a read arrive.
 ///
 /// `land` is called with consecutive offsets of the file, from the start of the range to its end, on the thread
-/// that received them; it should copy (with a checksum) and return. When the read fails, what landed is not to
-/// be used.
+/// that received them; it should copy (with a checksum) and return. At the start of the range it may begin once more:
+/// what landed before was damaged on its way, and is void. When the read fails, what landed is not to be used.
 pub trait Landing: Send {
     /// Takes the bytes at `offset` of the file.
     fn land(&mut self, offset: u64, bytes: &[u8]);
@@ -218,6 +218,18 @@ pub trait UnderStore: Send + Sync + fmt::Debug {
         range: Range<u64>,
         landing: &mut dyn Landing,
     ) -> Result<()>;
+
+    /// As [`Self::read`], of all `len` bytes of the version: who knows that they are all may be told a digest of them, and
+    /// compares it.
+    async fn read_whole(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        len: u64,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        self.read(path, token, 0..len, landing).await
+    }
 
     /// Makes a directory whose parent exists.
     async fn mkdir(&self, path: &StorePath) -> Result<()>;

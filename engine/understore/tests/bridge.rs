@@ -67,6 +67,7 @@ fn job(
         path: path.clone(),
         token: token.clone(),
         range: 0..len,
+        is_whole: false,
         landing: Box::new(Told { landed: Vec::new(), tell }),
         done: Box::new(move |result| done.send(Event::Done(result)).unwrap()),
     };

@@ -92,15 +92,19 @@ pub(crate) fn dispatch<W: Work>(
                 attempt.run(&mut items[..pending], &mut trouble);
             }
             None => {
-                let message = "no worker is running: `citius cluster` shows them";
                 trouble.peer_gone = true;
-                trouble.passing = Some(Error::new(Status::Unavailable, message));
+                trouble.passing = Some(no_worker_runs());
             }
         }
         if let Err(error) = trouble.settle(client, version, &routes, &right, &mut retry, &mut is_renewed, deadline) {
             return Err(error.at(&version.path));
         }
     }
+}
+
+/// The error of a block that nobody owns.
+pub(crate) fn no_worker_runs() -> Error {
+    Error::new(Status::Unavailable, "no worker is running: `citius cluster` shows them")
 }
 
 /// Gives each pending part its owner, sorts them by it, what is done last, and counts them. `None` if a block has no
@@ -349,7 +353,11 @@ impl Trouble {
             retry.pause(error)?;
         }
         if let Some(error) = self.passing {
-            retry.pause(error)?;
+            if self.peer_gone {
+                retry.pause_for_absent(error)?
+            } else {
+                retry.pause(error)?
+            }
             if self.peer_gone && version.is_in_memory_only() {
                 // If the worker took the only copy with it, the master says so instead of letting us ask for ever.
                 version.renew(client, right, deadline).map_err(|error| retry.cause(error))?;

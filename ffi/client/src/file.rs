@@ -14,7 +14,7 @@
 use crate::client::{Client, Shared};
 use crate::config::{READ_PIECE_BYTES, VERSIONS_MAX};
 use crate::deadline::Deadline;
-use crate::dispatch::{Item, dispatch};
+use crate::dispatch::{Item, dispatch, no_worker_runs};
 use crate::error::Error;
 use crate::local::{Reading, Sequence};
 use crate::mapping::Touch;
@@ -259,9 +259,7 @@ impl File {
         }
         let indexes = (range.start / block_bytes) as u32..end.div_ceil(block_bytes) as u32;
         let locate = |index| {
-            let owner = routes.owner(version.place(), index).ok_or_else(|| {
-                Error::new(Status::Unavailable, "no worker is running: `citius cluster` shows them").at(self.path())
-            })?;
+            let owner = routes.owner(version.place(), index).ok_or_else(|| no_worker_runs().at(self.path()))?;
             let member = &routes.ring().members[owner.member];
             Ok(BlockLocation {
                 offset: u64::from(index) * block_bytes,

@@ -12,9 +12,12 @@
 //! - At most [`OPENS_MAX`] files are open ahead, and no more are opened while as many as may be loaded at once wait for the
 //!   slow way: what is held does not grow with the number of files.
 //! - Each file is told of once, when none of its blocks is on its way any more.
+//! - When none of those that went the slow way could be loaded, no other goes it until a block arrives: thousands of files
+//!   do not wait one after the other for a cluster that is away.
 
 use crate::client::{Client, Shared};
 use crate::connection::Fault;
+use crate::dispatch::no_worker_runs;
 use crate::error::Error;
 use crate::file::File;
 use crate::namespace::normal;
@@ -22,7 +25,7 @@ use crate::peer::{Checkout, Lease, Peer};
 use crate::retry::is_retryable;
 use crate::routes::Routes;
 use crate::version::{Version, answer, question};
-use citius_wire::{Failure, NamespacePath, Owner, Status, Warm, WorkerId};
+use citius_wire::{Epoch, Failure, NamespacePath, Owner, Ring, Status, Warm, WorkerId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use std::collections::VecDeque;
@@ -39,6 +42,8 @@ const LANE_BLOCKS_MAX: usize = 256;
 const SLOW_THREADS_MAX: usize = 64;
 /// How long answers are waited for before it is looked whether there are more files.
 const TICK: Duration = Duration::from_millis(10);
+/// How long a worker may say nothing before the master is asked whether it still lives, and how often it is.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
 
 impl Client {
     /// Brings many files into memory, with so many blocks at once, and returns when all are there or have failed.
@@ -62,6 +67,8 @@ impl Client {
             lanes: HashMap::new(),
             on_the_way: 0,
             slow: Vec::new(),
+            is_hopeless: false,
+            ring_asked_at: Instant::now(),
         };
         loader.run();
     }
@@ -81,6 +88,9 @@ struct Loader<'a, T, Next, Done> {
     on_the_way: usize,
     /// Files that met trouble which may pass.
     slow: Vec<(T, Version)>,
+    /// Whether it did not pass for any of those that were tried last.
+    is_hopeless: bool,
+    ring_asked_at: Instant,
 }
 
 /// A file of which blocks are asked for.
@@ -94,6 +104,13 @@ struct Loading<T> {
     trouble: Option<Trouble>,
 }
 
+impl Lane {
+    /// What went wrong on its connection.
+    fn failed(&self, fault: Fault) -> Error {
+        Error::of_fault(fault, self.connection.peer().name())
+    }
+}
+
 impl<T> Loading<T> {
     fn is_in_line(&self) -> bool {
         self.trouble.is_none() && self.next < self.version.block_count()
@@ -103,7 +120,7 @@ impl<T> Loading<T> {
 /// What a file met. No more of its blocks are asked for.
 enum Trouble {
     /// It is loaded the slow way.
-    Passing,
+    Passing(Error),
     /// Trying again is of no use.
     Fatal(Error),
 }
@@ -209,11 +226,12 @@ where
         let broken: Vec<_> = queued
             .filter_map(|(&shard, lane)| {
                 lane.has_queued = false;
-                lane.connection.flush(deadline).err().map(|_| shard)
+                let fault = lane.connection.flush(deadline).err()?;
+                Some((shard, lane.failed(fault)))
             })
             .collect();
-        for shard in broken {
-            self.break_off(shard, || Trouble::Passing);
+        for (shard, error) in broken {
+            self.break_off(shard, || Trouble::Passing(error.clone()));
         }
     }
 
@@ -246,17 +264,22 @@ where
             let lane = self.lanes.get_mut(&shard).expect("a lane that was polled");
             let answered = match lane.connection.receive(0, deadline) {
                 Ok(prelude) => lane.asked.remove(&prelude.request_id),
-                Err(_) => return self.break_off(shard, || Trouble::Passing),
+                Err(fault) => {
+                    let error = lane.failed(fault);
+                    return self.break_off(shard, || Trouble::Passing(error.clone()));
+                }
             };
             let Some(id) = answered else {
-                let what = Fault::Unexpected("it answered a question that was not asked");
-                let error = Error::of_fault(what, lane.connection.peer().name());
+                let error = lane.failed(Fault::Unexpected("it answered a question that was not asked"));
                 return self.break_off(shard, || Trouble::Fatal(error.clone()));
             };
             lane.answered_at = Instant::now();
             let is_last = lane.connection.buffered() == 0;
             let trouble = match lane.connection.reply::<Warm>() {
-                Ok(_) => None,
+                Ok(_) => {
+                    self.is_hopeless = false;
+                    None
+                }
                 Err(fault) => Some(judge(self.client, fault, lane.connection.peer())),
             };
             self.answered(id, trouble);
@@ -266,13 +289,25 @@ where
         }
     }
 
-    /// Gives a connection up on which there was no answer for as long as one may take.
+    /// Gives a connection up on which there is no answer: when its worker is not in the ring any more, or for as long as an
+    /// answer may take.
     fn look_at_clock(&mut self, shard: (WorkerId, u16)) {
         let allowed = self.client.transfer_deadline().allowed();
         let lane = &self.lanes[&shard];
-        if lane.answered_at.elapsed() > allowed {
-            let error = Error::of_fault(Fault::TimedOut(allowed), lane.connection.peer().name());
-            self.break_off(shard, || Trouble::Fatal(error.clone()));
+        let silent_for = lane.answered_at.elapsed();
+        if silent_for > allowed {
+            let error = lane.failed(Fault::TimedOut(allowed));
+            return self.break_off(shard, || Trouble::Fatal(error.clone()));
+        }
+        if silent_for < SILENCE_MAX || self.ring_asked_at.elapsed() < SILENCE_MAX {
+            return;
+        }
+        let error = lane.failed(Fault::TimedOut(silent_for));
+        self.ring_asked_at = Instant::now();
+        // A master that does not answer says nothing about the worker.
+        let Ok(routes) = self.client.fetch_ring(Epoch(0), self.client.deadline()) else { return };
+        if !routes.shards().any(|member| member == shard) {
+            self.break_off(shard, || Trouble::Passing(error.clone()));
         }
     }
 
@@ -294,7 +329,7 @@ where
             self.line.retain(|&in_line| in_line != id);
         }
         match (&loading.trouble, &trouble) {
-            (None, _) | (Some(Trouble::Passing), Some(Trouble::Fatal(_))) => loading.trouble = trouble,
+            (None, _) | (Some(Trouble::Passing(_)), Some(Trouble::Fatal(_))) => loading.trouble = trouble,
             _ => {}
         }
         self.settle(id);
@@ -309,8 +344,8 @@ where
         let Loading { file, version, trouble, .. } = self.files.remove(&id).expect("it was just looked at");
         match trouble {
             None => (self.done)(file, Ok(version.info.length)),
-            Some(Trouble::Passing) => self.slow.push((file, version)),
-            Some(Trouble::Fatal(error)) => {
+            Some(Trouble::Passing(_)) if !self.is_hopeless => self.slow.push((file, version)),
+            Some(Trouble::Passing(error) | Trouble::Fatal(error)) => {
                 let error = error.at(&version.path);
                 (self.done)(file, Err(error));
             }
@@ -336,7 +371,9 @@ where
                 });
             }
             drop(sender);
+            self.is_hopeless = true;
             for (file, loaded) in receiver {
+                self.is_hopeless &= loaded.as_ref().is_err_and(|error| error.status().is_retryable());
                 (self.done)(file, loaded);
             }
         });
@@ -360,12 +397,15 @@ fn ask_one<T>(
     let (version, deadline) = (&loading.version, client.deadline());
     let routes = version.routes(client, deadline).map_err(Trouble::Fatal)?;
     // The slow way waits for a worker.
-    let owner = routes.owner(version.place(), loading.next).ok_or(Trouble::Passing)?;
+    let owner = routes.owner(version.place(), loading.next).ok_or_else(|| Trouble::Passing(no_worker_runs()))?;
     let shard = (routes.ring().members[owner.member].worker, owner.shard);
     let lane = match lanes.entry(shard) {
         Entry::Occupied(lane) => lane.into_mut(),
         Entry::Vacant(place) => {
-            let connection = connect(client, &routes, owner).map_err(|_| Trouble::Passing)?;
+            let connection = connect(client, &routes, owner).map_err(|fault| {
+                let peer = routes.peer(owner, &client.peers);
+                Trouble::Passing(Error::of_fault(fault, peer.name()))
+            })?;
             place.insert(Lane { connection, asked: HashMap::new(), has_queued: false, answered_at: Instant::now() })
         }
     };
@@ -399,12 +439,9 @@ fn judge(client: &Arc<Shared>, fault: Fault, peer: &Arc<Peer>) -> Trouble {
         Status::WrongEpoch | Status::CapabilityExpired | Status::VersionChanged | Status::DataLost => true,
         _ => is_retryable(&fault),
     };
-    match fault {
-        Fault::Failed(Failure { ring: Some(ring), .. }) => {
-            client.adopt(*ring);
-            Trouble::Passing
-        }
-        _ if passes => Trouble::Passing,
-        fault => Trouble::Fatal(Error::of_fault(fault, peer.name())),
+    if let Fault::Failed(Failure { ring: Some(ring), .. }) = &fault {
+        client.adopt(Ring::clone(ring));
     }
+    let error = Error::of_fault(fault, peer.name());
+    if passes { Trouble::Passing(error) } else { Trouble::Fatal(error) }
 }

@@ -55,8 +55,20 @@ impl<'a> Retry<'a> {
         if is_broken_idle && self.forgives_idle() {
             return Ok(());
         }
-        self.absent_since = is_absent.then(|| self.absent_since.unwrap_or_else(Instant::now));
-        if self.absent_since.is_some_and(|since| since.elapsed() >= self.absence_max) {
+        if is_absent {
+            return self.pause_for_absent(error);
+        }
+        self.absent_since = None;
+        self.pause(error)
+    }
+
+    /// As [`Retry::pause`], after an error that says that nobody is there, time after time.
+    ///
+    /// # Errors
+    /// `error`, if no time is left, or nobody was there for as long as a call may take that moves no bytes.
+    pub(crate) fn pause_for_absent(&mut self, error: Error) -> Result<(), Error> {
+        let since = *self.absent_since.get_or_insert_with(Instant::now);
+        if since.elapsed() >= self.absence_max {
             return Err(error.out_of_time(self.absence_max));
         }
         self.pause(error)

@@ -2,6 +2,7 @@
 
 use crate::bucket::Prefix;
 use crate::support::{Process, noise, poll, put};
+use citius_client::Config;
 use citius_understore::testing::servers::{Ports, SeaweedFs};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -141,6 +142,7 @@ fn a_write_whose_store_stays_away_says_so_and_leaves_nothing() {
     let output = copy.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("/data/f") && said.contains("writing f: "), "{said}");
     assert!(said.contains("does not answer") && said.contains("begin it anew"), "{said}");
     assert_eq!(prefix.uploads(), ["f"], "the upload cannot be aborted while the store is away");
     door.open();
@@ -197,4 +199,37 @@ fn a_dead_server_is_shown_and_not_asked_until_it_is_back() {
     });
     let told = local.under_store("/data");
     assert!(told["breaker"] == "closed" && told["breaker_reason"] == "", "{told}");
+}
+
+/// Whoever is told that a store is away is told of which path, in which mount, and what was tried of it.
+#[test]
+fn every_failure_says_what_was_tried_of_what() {
+    let prefix = Prefix::new("away/words");
+    let mut door = Door::to(prefix.endpoint());
+    for name in ["read", "deleted", "moved", "d/f"] {
+        prefix.put(name, noise(1000, 93));
+    }
+    let local = prefix.local_at(&format!("http://{}", door.address()));
+    let client = local.client_with(Config { timeout: Duration::from_secs(5), ..Config::default() });
+    let file = client.open("/data/read").unwrap();
+    door.shut();
+    type Attempt<'a> = &'a (dyn Fn() -> Result<(), citius_client::Error> + Sync);
+    let tried: [(&str, &str, Attempt<'_>); 6] = [
+        ("/data/read", "reading read", &|| file.read_at(&mut [0; 1000], 0).map(drop)),
+        ("/data/unseen", "looking at /data/unseen", &|| client.stat("/data/unseen").map(drop)),
+        ("/data/d", "listing /data/d", &|| {
+            client.list("/data/d").and_then(|mut names| names.try_for_each(|name| name.map(drop)))
+        }),
+        // Whoever changes something looks at it first, past what is cached.
+        ("/data/deleted", "looking at /data/deleted", &|| client.delete("/data/deleted", false)),
+        ("/data/moved", "looking at /data/", &|| client.rename("/data/moved", "/data/elsewhere", false)),
+        ("/data/made", "looking at /data/made", &|| client.mkdir("/data/made", false)),
+    ];
+    std::thread::scope(|scope| {
+        let tries =
+            tried.map(|(path, words, attempt)| scope.spawn(move || (path, words, attempt().unwrap_err().to_string())));
+        for (path, words, said) in tries.map(|tried| tried.join().unwrap()) {
+            assert!(said.contains(path) && said.contains(words) && said.contains("does not answer"), "{words}: {said}");
+        }
+    });
 }

@@ -8,6 +8,7 @@ mod bucket;
 mod check;
 mod cluster;
 mod crash;
+mod damage;
 mod everyday;
 mod far;
 mod first_minutes;

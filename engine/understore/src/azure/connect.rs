@@ -18,7 +18,7 @@ use object_store::{
 use url::Url;
 
 use super::{
-    Azure,
+    Azure, Digests,
     client::Client,
     sign::{Sas, SharedKey, Tokens},
 };
@@ -169,9 +169,10 @@ fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(Azure, Stri
         }
     };
     let container_url = format!("{endpoint}/{}", place.container);
+    let digests = Digests::at(&endpoint);
     let web = Web::new(http, traffic, endpoint, &ADVICE, signer);
     let client = Client { web, container: place.container, container_url, sas: own_sas };
-    Ok((Azure { client, starts_at_first: Default::default() }, place.prefix))
+    Ok((Azure { client, digests, starts_at_first: Default::default() }, place.prefix))
 }
 
 /// A container of nobody's, for tests of what needs one.

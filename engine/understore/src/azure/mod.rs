@@ -27,6 +27,12 @@
 //! | Put Blob, Put Block List, Delete Blob | If-Match other etag, or no blob | 412 |
 //! | Copy Blob | x-ms-source-if-match other etag | 412 |
 //!
+//! # Digests
+//! What is sent has its CRC64 with it, which Azure compares. Of what is read Azure makes one where it is asked to, of up to
+//! 4 MiB. An emulator, which is known by the account in the path of its endpoint, is told and asked for an MD5 in its place:
+//! Azurite before 3.37 answers 500 to a CRC64. The MD5 that a blob has is not held against what is read: whoever writes its
+//! properties writes that as well.
+//!
 //! A directory is an empty blob at the directory's key without its slash, with metadata `hdi_isfolder`: Azure asks for keys that do
 //! not end in a slash, and its tools and Hadoop's make such blobs.
 //!
@@ -62,8 +68,8 @@ use self::{
 use crate::{
     Call, Condition, Error, FileId, Operation, Part, Result,
     object::{
-        Ask, Begin, Content, Fence, Head, Keys, Markers, Object, Protocol, Rules, Uploads, UploadsFrom, store_error,
-        text_of,
+        Ask, Begin, Content, Digest, DigestKind, Fence, Head, Keys, MD5_READ_BYTES_MAX, Markers, Object, Protocol,
+        Rules, Uploads, UploadsFrom, Wanted, store_error, text_of,
     },
     store::Compares,
     web::{Answer, Opened, header_of, http_time_ms},
@@ -101,9 +107,60 @@ const RULES: Rules = Rules {
     drops_parts: true,
 };
 
+/// How bytes are held against digests.
+#[derive(Debug)]
+struct Digests {
+    kind: DigestKind,
+    /// The header that tells one, either way.
+    header: &'static str,
+    /// The header that asks for one of what is read.
+    ask: &'static str,
+    /// Bytes up to which that is asked.
+    bytes_max: u64,
+}
+
+/// Azure's own. It refuses to make one of more than 4 MiB.
+static CRC64: Digests = Digests {
+    kind: DigestKind::Crc64Nvme,
+    header: "x-ms-content-crc64",
+    ask: "x-ms-range-get-content-crc64",
+    bytes_max: 4 << 20,
+};
+
+/// What its emulators know as well.
+static MD5: Digests = Digests {
+    kind: DigestKind::Md5,
+    header: "content-md5",
+    ask: "x-ms-range-get-content-md5",
+    bytes_max: MD5_READ_BYTES_MAX,
+};
+
+impl Digests {
+    fn at(endpoint: &str) -> &'static Self {
+        let has_path = endpoint.split_once("://").is_some_and(|(_, rest)| rest.contains('/'));
+        if has_path { &MD5 } else { &CRC64 }
+    }
+
+    /// The value of the header for some content.
+    async fn of(&self, content: &[Bytes]) -> String {
+        let digest = self.kind.of(content).await;
+        if self.kind == DigestKind::Md5 { digest.to_base64() } else { digest.to_base64_reversed() }
+    }
+
+    /// What an answer tells of the range that was asked for.
+    fn told(&self, headers: &HeaderMap) -> Option<Digest> {
+        let text = header_of(headers, self.header)?;
+        match self.kind {
+            DigestKind::Md5 => Digest::from_base64(self.kind, text),
+            _ => Digest::from_base64_reversed(self.kind, text),
+        }
+    }
+}
+
 /// A container at work.
 pub(crate) struct Azure {
     client: Client,
+    digests: &'static Digests,
     /// Whether the service has said that it does not know [`START_FROM_VERSION`].
     starts_at_first: AtomicBool,
 }
@@ -199,13 +256,18 @@ impl Protocol for Azure {
         Ok(Head { object, file_id: answer.header(FILE_ID_HEADER).and_then(FileId::from_hex) })
     }
 
-    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
-        let wanted = format!("bytes={}-{}", range.start, range.end - 1);
-        let headers = [("if-match", version), ("x-ms-range", wanted.as_str())];
-        let request = Request { headers: &headers, ..Request::new(Operation::Read, Method::GET, key) };
+    async fn get(&self, call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
+        let Range { start, end } = wanted.range;
+        let range = format!("bytes={start}-{}", end - 1);
+        let headers = [("if-match", version), ("x-ms-range", range.as_str()), (self.digests.ask, "true")];
+        let asks_digest = end - start <= self.digests.bytes_max;
+        let headers = if asks_digest { &headers[..] } else { &headers[..2] };
+        let request = Request { headers, ..Request::new(Operation::Read, Method::GET, key) };
         match self.client.open(&request, call).await? {
-            Opened::Flowing { headers, range, chunks } => {
-                Ok(Content { range, version: header_of(&headers, "etag").unwrap_or_default().to_owned(), chunks })
+            Opened::Flowing { headers, range, chunks, .. } => {
+                let version = header_of(&headers, "etag").unwrap_or_default().to_owned();
+                let digest = self.digests.told(&headers).filter(|_| asks_digest);
+                Ok(Content { range, version, digest, chunks })
             }
             Opened::Failed(answer) => Err(match Failure::of(&answer) {
                 // A blob that is shorter now is another one.
@@ -256,6 +318,8 @@ impl Protocol for Azure {
             (FILE_ID_HEADER, id.as_str()),
         ];
         headers.extend(header_for(condition));
+        let digest = self.digests.of(&content).await;
+        headers.push((self.digests.header, &digest));
         // Sent again although it may have a condition: a refusal of our own blob is recognized by who asked.
         let put = Request { headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         let answer = self.client.send(&put).await?;
@@ -347,7 +411,10 @@ impl Protocol for Azure {
         let len = content.iter().map(|bytes| bytes.len() as u64).sum();
         let id = block_id(upload_id, number);
         let query = [("blockid", id.as_str()), ("comp", "block")];
-        let put = Request { query: &query, content, ..Request::new(Operation::Write, Method::PUT, key) };
+        let digest = self.digests.of(&content).await;
+        let headers = [(self.digests.header, digest.as_str())];
+        let put =
+            Request { query: &query, headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         self.client.ask(&put).await?;
         // What a block is called follows from its upload and its number.
         Ok(Part { number, len, tag: String::new() })

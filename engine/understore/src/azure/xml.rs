@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::{
     object::{Key, Keys, Object},
-    web::http_time_ms,
+    web::{Document, http_time_ms},
 };
 
 /// The metadata that makes an empty blob stand for a directory, by an old custom of Hadoop's that all of Azure's tools keep.
@@ -22,6 +22,10 @@ pub(super) struct ListAnswer {
     blobs: Blobs,
     #[serde(default)]
     next_marker: String,
+}
+
+impl Document for ListAnswer {
+    const ROOT: &'static str = "EnumerationResults";
 }
 
 #[derive(Debug, Default, Deserialize)]

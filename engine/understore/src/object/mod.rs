@@ -8,9 +8,10 @@
 //! is a prefix with keys under it, or a marker `dir/` ([`Markers`]); where an object and a prefix share a name, the object
 //! is served.
 //!
-//! - `protocol.rs` is what a store must give; `list.rs` lists; `tree.rs` renames and deletes; `write.rs` stages,
-//!   publishes, settles and sweeps.
+//! - `protocol.rs` is what a store must give; `digest.rs` compares bytes with what is told of them; `list.rs` lists;
+//!   `tree.rs` renames and deletes; `write.rs` stages, publishes, settles and sweeps.
 
+mod digest;
 mod list;
 mod protocol;
 mod tree;
@@ -22,8 +23,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::StreamExt;
 
-pub(crate) use self::protocol::{
-    Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
+use self::digest::Check;
+pub(crate) use self::{
+    digest::{Digest, Kind as DigestKind, MD5_READ_BYTES_MAX},
+    protocol::{
+        Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
+        Wanted,
+    },
 };
 use crate::{
     Call, Capabilities, Condition, Depth, Error, Failure, FileId, Landing, Operation, Part, Remnant, Repeat, Result,
@@ -107,38 +113,83 @@ impl Inner {
         self.protocol.head(&self.object_key(path)?).await
     }
 
-    /// Lands what is `left` of a read, which shrinks from its start as bytes arrive: a read that is taken up again does
-    /// not begin anew.
+    /// Reads a range of a version; `is_whole` says that the version has no more bytes.
+    async fn read(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        range: Range<u64>,
+        is_whole: bool,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        let changed = || Error::VersionChanged { path: path.to_string() };
+        let key = self.object_key(path)?;
+        if range.is_empty() {
+            // There is no such thing as an empty range request; the version is still looked at.
+            let now = self.stat(path).await?;
+            return if now.token == *token { Ok(()) } else { Err(changed()) };
+        }
+        let version = text_of(token).ok_or_else(changed)?;
+        let call = self.traffic.call(Operation::Read, Repeat::Harmless);
+        let mut reading = Reading { is_whole, left: range.clone(), check: None };
+        loop {
+            match self.read_once(&call, path, &key, version, &mut reading, landing).await {
+                Err(Stopped::Broken(_)) if self.traffic.again(&call, Failure::Broken).await => {}
+                Err(Stopped::Damaged(error)) if self.traffic.again(&call, Failure::Broken).await => {
+                    tracing::warn!(uri = self.uri, %error, "it is read again");
+                    reading = Reading { is_whole, left: range.clone(), check: None };
+                }
+                Err(Stopped::Broken(error) | Stopped::Damaged(error) | Stopped::Failed(error)) => return Err(error),
+                Ok(()) => return Ok(()),
+            }
+        }
+    }
+
+    /// Lands what is left of a read: one that is taken up again does not begin anew.
     async fn read_once(
         &self,
         call: &Call,
         path: &StorePath,
         key: &str,
         version: &str,
-        left: &mut Range<u64>,
+        reading: &mut Reading,
         landing: &mut dyn Landing,
     ) -> Result<(), Stopped> {
-        let (start, end) = (left.start, left.end);
+        let Range { start, end } = reading.left;
         let wrong_length = |got| Error::WrongLength { path: path.to_string(), expected: end - start, got };
-        let content = self.protocol.get(call, key, version, left.clone()).await?;
+        let wanted = Wanted { range: start..end, is_whole: reading.is_whole };
+        let content = self.protocol.get(call, key, version, wanted).await?;
         if content.version != version {
             return Err(Error::VersionChanged { path: path.to_string() }.into());
         }
-        if content.range != *left {
+        if content.range != reading.left {
             return Err(wrong_length(content.range.end.saturating_sub(content.range.start)).into());
         }
+        // A digest that was told of an answer which broke off holds of its bytes and the rest together.
+        if reading.check.is_none() {
+            reading.check = content.digest.and_then(|digest| digest.check(end - start));
+        }
+        // What is asked for after a part has landed is a part itself.
+        reading.is_whole = false;
         let mut chunks = content.chunks;
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(Stopped::Broken)?;
             let len = chunk.len() as u64;
-            if len > end - left.start {
-                return Err(wrong_length(left.start - start + len).into());
+            if len > end - reading.left.start {
+                return Err(wrong_length(reading.left.start - start + len).into());
             }
-            landing.land(left.start, &chunk);
+            if let Some(check) = &mut reading.check {
+                check.update(&chunk);
+            }
+            landing.land(reading.left.start, &chunk);
             self.traffic.count_read(len);
-            left.start += len;
+            reading.left.start += len;
         }
-        if left.is_empty() { Ok(()) } else { Err(wrong_length(left.start - start).into()) }
+        if !reading.left.is_empty() {
+            return Err(wrong_length(reading.left.start - start).into());
+        }
+        let damaged = |digest| Stopped::Damaged(Error::Damaged { path: path.to_string(), digest });
+        reading.check.take().map_or(Ok(()), |check| check.finish().map_err(damaged))
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Stat> {
@@ -205,24 +256,17 @@ impl UnderStore for Objects {
         range: Range<u64>,
         landing: &mut dyn Landing,
     ) -> Result<()> {
-        let inner = &self.inner;
-        let changed = || Error::VersionChanged { path: path.to_string() };
-        let key = inner.object_key(path)?;
-        if range.is_empty() {
-            // There is no such thing as an empty range request; the version is still looked at.
-            let now = inner.stat(path).await?;
-            return if now.token == *token { Ok(()) } else { Err(changed()) };
-        }
-        let version = text_of(token).ok_or_else(changed)?;
-        let call = inner.traffic.call(Operation::Read, Repeat::Harmless);
-        let mut left = range;
-        loop {
-            match inner.read_once(&call, path, &key, version, &mut left, landing).await {
-                Err(Stopped::Broken(_)) if inner.traffic.again(&call, Failure::Broken).await => {}
-                Err(Stopped::Broken(error) | Stopped::Failed(error)) => return Err(error),
-                Ok(()) => return Ok(()),
-            }
-        }
+        self.inner.read(path, token, range, false, landing).await
+    }
+
+    async fn read_whole(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        len: u64,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        self.inner.read(path, token, 0..len, true, landing).await
     }
 
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
@@ -291,10 +335,21 @@ impl UnderStore for Objects {
     }
 }
 
+/// How far a read has come.
+struct Reading {
+    /// Whether all of a version is wanted, and nothing of it is here.
+    is_whole: bool,
+    left: Range<u64>,
+    /// What is left is compared with, and some of what has landed.
+    check: Option<Check>,
+}
+
 /// Why a read stopped.
 enum Stopped {
-    /// Its content broke off; what has landed is good.
+    /// Its content broke off; what has landed may be good.
     Broken(Error),
+    /// All of it has landed, and is not what the store told of it.
+    Damaged(Error),
     Failed(Error),
 }
 

@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
 
+use super::digest::Digest;
 use crate::{Call, Condition, FileId, Part, Result, store::Compares};
 
 /// What a store says of an object.
@@ -29,11 +30,21 @@ pub(crate) struct Head {
     pub(crate) file_id: Option<FileId>,
 }
 
+/// What is wanted of an object.
+#[derive(Debug, Clone)]
+pub(crate) struct Wanted {
+    pub(crate) range: Range<u64>,
+    /// Whether that is all of it.
+    pub(crate) is_whole: bool,
+}
+
 /// Content of an object from the start of the range that was asked for.
 pub(crate) struct Content {
     /// What the store says that it sends.
     pub(crate) range: Range<u64>,
     pub(crate) version: String,
+    /// What the store tells of exactly the bytes of this range.
+    pub(crate) digest: Option<Digest>,
     pub(crate) chunks: BoxStream<'static, Result<Bytes>>,
 }
 
@@ -157,7 +168,7 @@ pub(crate) trait Protocol: Send + Sync {
     async fn head(&self, key: &str) -> Result<Head>;
 
     /// Content of this version, as a request of this call. `VersionChanged` if it is another one.
-    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content>;
+    async fn get(&self, call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content>;
 
     /// A page of keys.
     async fn keys(&self, ask: &Ask<'_>) -> Result<Keys>;

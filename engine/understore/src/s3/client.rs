@@ -81,6 +81,12 @@ impl Failure {
         }
     }
 
+    /// Whether the store does not take a header of a request.
+    pub(super) fn refuses_header(&self, name: &str) -> bool {
+        matches!(self.status.as_u16(), 400 | 501)
+            && (self.code == "NotImplemented" || self.message.to_ascii_lowercase().contains(name))
+    }
+
     pub(super) fn text(&self) -> String {
         match (self.code.as_str(), self.message.as_str()) {
             ("", _) => format!("HTTP {}", self.status.as_u16()),

@@ -3,11 +3,15 @@
 //! Sources: the API references of Amazon S3, of Google Cloud Storage's XML API (headers, `PUT` and `DELETE` object,
 //! multipart uploads) and of Alibaba OSS (PutObject, CopyObject, CompleteMultipartUpload, common errors).
 
+use bytes::Bytes;
+use http::HeaderMap;
+
 use super::client::Failure;
 use crate::{
     Condition,
-    object::{Fence, Markers, Rules, text_of},
+    object::{Digest, DigestKind, Fence, Markers, Rules, text_of},
     store::Compares,
+    web::header_of,
 };
 
 /// A header that is sent with one value.
@@ -47,6 +51,13 @@ pub(super) struct Dialect {
     exists: (u16, Option<&'static str>),
     /// Sent with reads and stats.
     pub(super) read_also: Option<Header>,
+    /// Sent with a read of a whole object in place of a range: it has the store tell a digest, which it tells of no range.
+    pub(super) read_whole: Option<Header>,
+    /// What the head of an answer tells of the whole object.
+    pub(super) digest: fn(&HeaderMap) -> Option<Digest>,
+    /// What a put and a part tell of their content, where the signature does not: a header, what its value begins with, and
+    /// which digest.
+    sent_digest: Option<(&'static str, &'static str, DigestKind)>,
     /// Says who pays for requests; the value is the mount's.
     pub(super) payer: &'static str,
     /// Whether equal etags of a copy and its source can be demanded, if neither is of parts.
@@ -77,6 +88,12 @@ impl Version {
 
 /// Amazon S3, and what speaks as it does. Its parts have at least 5 MiB.
 ///
+/// What is sent is signed with its SHA-256, and held against that by Amazon and Ceph (SeaweedFS 4.48 does not look at it). No
+/// other digest is sent: an MD5 would cost each byte more than all else, and for the others some have no header (Backblaze
+/// answers 400). Of an object that is read whole Amazon tells a CRC
+/// to who asks for it, and of a range none. Etags are not held against what is read: they are digests of content only where
+/// nothing is encrypted, and nobody tells that of all who speak S3.
+///
 /// Amazon documents the conditions on the end of an upload as atomic; others look just before, so `complete` is raised
 /// for Amazon's own endpoints only.
 pub(super) static S3: Dialect = Dialect {
@@ -96,6 +113,9 @@ pub(super) static S3: Dialect = Dialect {
     completes_conditionally: true,
     exists: (412, None),
     read_also: None,
+    read_whole: Some(("x-amz-checksum-mode", "ENABLED")),
+    digest: told_by_amazon,
+    sent_digest: None,
     payer: "x-amz-request-payer",
     etags_are_digests: true,
     encodes_tokens: false,
@@ -133,6 +153,9 @@ pub(super) static GCS: Dialect = Dialect {
     completes_conditionally: false,
     exists: (412, None),
     read_also: Some(("accept-encoding", "gzip")),
+    read_whole: None,
+    digest: told_by_google,
+    sent_digest: Some(("x-goog-hash", "crc32c=", DigestKind::Crc32c)),
     payer: "x-goog-user-project",
     etags_are_digests: false,
     encodes_tokens: false,
@@ -159,6 +182,9 @@ pub(super) static OSS: Dialect = Dialect {
     completes_conditionally: true,
     exists: (409, Some("FileAlreadyExists")),
     read_also: None,
+    read_whole: None,
+    digest: told_by_alibaba,
+    sent_digest: Some(("content-md5", "", DigestKind::Md5)),
     payer: "x-oss-request-payer",
     etags_are_digests: false,
     encodes_tokens: true,
@@ -180,6 +206,12 @@ impl Dialect {
         self.put_if(condition).filter(|_| self.completes_conditionally)
     }
 
+    /// The header by which the store sees whether it got the content that was sent.
+    pub(super) async fn sent_digest(&self, content: &[Bytes]) -> Option<(&'static str, String)> {
+        let (name, prefix, kind) = self.sent_digest?;
+        Some((name, format!("{prefix}{}", kind.of(content).await.to_base64())))
+    }
+
     /// The header by which a copy has nothing replaced.
     pub(super) fn create_only(&self) -> Header {
         self.create
@@ -190,6 +222,30 @@ impl Dialect {
         let (status, code) = self.exists;
         failure.status == status && code.is_none_or(|code| failure.code == code)
     }
+}
+
+/// One of several, in headers of their own; that of an object of parts may be one of their digests.
+fn told_by_amazon(headers: &HeaderMap) -> Option<Digest> {
+    const TOLD: [(&str, DigestKind); 3] = [
+        ("x-amz-checksum-crc64nvme", DigestKind::Crc64Nvme),
+        ("x-amz-checksum-crc32c", DigestKind::Crc32c),
+        ("x-amz-checksum-crc32", DigestKind::Crc32),
+    ];
+    if header_of(headers, "x-amz-checksum-type").is_some_and(|of| !of.eq_ignore_ascii_case("FULL_OBJECT")) {
+        return None;
+    }
+    TOLD.into_iter().find_map(|(name, kind)| Digest::from_base64(kind, header_of(headers, name)?))
+}
+
+/// `x-goog-hash: crc32c=…,md5=…`, in one header or several.
+fn told_by_google(headers: &HeaderMap) -> Option<Digest> {
+    let values = headers.get_all("x-goog-hash").into_iter().filter_map(|value| value.to_str().ok());
+    let mut told = values.flat_map(|value| value.split(',')).filter_map(|digest| digest.trim().strip_prefix("crc32c="));
+    Digest::from_base64(DigestKind::Crc32c, told.next()?)
+}
+
+fn told_by_alibaba(headers: &HeaderMap) -> Option<Digest> {
+    Digest::from_decimal(DigestKind::Crc64Xz, header_of(headers, "x-oss-hash-crc64ecma")?)
 }
 
 #[cfg(test)]

@@ -47,7 +47,6 @@ pub(crate) mod v4;
 mod xml;
 
 use std::{
-    ops::Range,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
@@ -77,7 +76,9 @@ use self::{
 };
 use crate::{
     Call, Compares, Condition, Error, FileId, Operation, Part, Result,
-    object::{Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, store_error, text_of},
+    object::{
+        Ask, Begin, Content, Head, Keys, Object, Protocol, Rules, Uploads, UploadsFrom, Wanted, store_error, text_of,
+    },
     web::{Answer, Opened, header_of, http_time_ms},
 };
 
@@ -97,11 +98,19 @@ pub(crate) struct S3 {
     is_unversioned: AtomicBool,
     /// Whether conditions hold only of etags without their quotes, as Ceph before 17 has it.
     wants_bare_etags: AtomicBool,
+    /// Whether the server refuses to be asked for digests, as Backblaze does.
+    tells_no_digests: AtomicBool,
 }
 
 impl S3 {
     fn new(client: Client, rules: Rules) -> Self {
-        Self { client, rules, is_unversioned: AtomicBool::new(false), wants_bare_etags: AtomicBool::new(false) }
+        Self {
+            client,
+            rules,
+            is_unversioned: AtomicBool::new(false),
+            wants_bare_etags: AtomicBool::new(false),
+            tells_no_digests: AtomicBool::new(false),
+        }
     }
 
     /// The version that the head of an answer tells; empty if it tells none.
@@ -138,6 +147,8 @@ impl S3 {
         if let Some((name, value)) = dialect.put_if(condition) {
             headers.push((name, if is_bare { value.trim_matches('"') } else { value }));
         }
+        let digest = dialect.sent_digest(&content).await;
+        headers.extend(digest.as_ref().map(|(name, value)| (*name, value.as_str())));
         // Sent again although it may have a condition: a refusal of our own object is recognized by who asked.
         let put = Request { headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         self.judged(&put).await
@@ -287,24 +298,34 @@ impl Protocol for S3 {
         Ok(Head { object, file_id: answer.header(self.client.dialect.file_id).and_then(FileId::from_hex) })
     }
 
-    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
-        let wanted = format!("bytes={}-{}", range.start, range.end - 1);
+    async fn get(&self, call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
+        let range = format!("bytes={}-{}", wanted.range.start, wanted.range.end - 1);
         let dialect = self.client.dialect;
-        let mut headers = vec![(dialect.read_if, version), ("range", wanted.as_str())];
-        headers.extend(dialect.read_also);
-        let request = Request { headers: &headers, ..Request::new(Operation::Read, Method::GET, key) };
-        match self.client.open(&request, call).await? {
-            Opened::Flowing { headers, range, chunks } => {
-                Ok(Content { range, version: self.version(&headers).to_owned(), chunks })
-            }
-            Opened::Failed(answer) => Err(match Failure::of(&answer) {
+        loop {
+            let asks_whole = wanted.is_whole && !self.tells_no_digests.load(Relaxed);
+            let whole = dialect.read_whole.filter(|_| asks_whole);
+            let mut headers = vec![(dialect.read_if, version), whole.unwrap_or(("range", range.as_str()))];
+            headers.extend(dialect.read_also);
+            let request = Request { headers: &headers, ..Request::new(Operation::Read, Method::GET, key) };
+            let failure = match self.client.open(&request, call).await? {
+                Opened::Flowing { headers, range, is_whole, chunks } => {
+                    let digest = if is_whole { (dialect.digest)(&headers) } else { None };
+                    return Ok(Content { range, version: self.version(&headers).to_owned(), digest, chunks });
+                }
+                Opened::Failed(answer) => Failure::of(&answer),
+            };
+            return Err(match failure {
+                Some(failure) if whole.is_some_and(|(name, _)| failure.refuses_header(name)) => {
+                    self.tells_no_digests.store(true, Relaxed);
+                    continue;
+                }
                 // An object that is shorter now is another one.
                 Some(failure) if matches!(failure.status.as_u16(), 412 | 416) => {
                     Error::VersionChanged { path: key.to_owned() }
                 }
                 Some(failure) => self.client.failed(key, &failure),
                 None => store_error(key, "the store gives neither content nor an error"),
-            }),
+            });
         }
     }
 
@@ -403,7 +424,10 @@ impl Protocol for S3 {
         let len = content.iter().map(|bytes| bytes.len() as u64).sum();
         let text = number.to_string();
         let query = [("partNumber", text.as_str()), ("uploadId", upload_id)];
-        let put = Request { query: &query, content, ..Request::new(Operation::Write, Method::PUT, key) };
+        let digest = self.client.dialect.sent_digest(&content).await;
+        let headers: Vec<_> = digest.as_ref().map(|(name, value)| (*name, value.as_str())).into_iter().collect();
+        let put =
+            Request { query: &query, headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         let answer = self.client.ask(&put).await?;
         let tag = answer.header("etag").ok_or_else(|| store_error(key, "the store gives a part no etag"))?;
         Ok(Part { number, len, tag: tag.to_owned() })
@@ -450,6 +474,10 @@ impl Protocol for S3 {
         if !answer.status.is_success() {
             let failure = Failure::of(&answer).ok_or_else(|| store_error(&keys[0], "the store gives no error"))?;
             return Err(self.client.failed(&keys[0], &failure));
+        }
+        if answer.body.is_empty() {
+            // Alibaba's way to say that there are no failures.
+            return Ok(());
         }
         let DeleteAnswer { errors } = answer.document(&keys[0])?;
         match errors.into_iter().find(|error| error.code != "NoSuchKey") {

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     Part,
     object::{Key, Keys, Object, Upload, Uploads, UploadsFrom},
-    web::rfc3339_ms,
+    web::{Document, rfc3339_ms},
 };
 
 /// One page of keys.
@@ -160,6 +160,34 @@ pub(super) struct VersioningAnswer {
     /// Empty if it never did.
     #[serde(default)]
     pub(super) status: String,
+}
+
+impl Document for ListAnswer {
+    const ROOT: &'static str = "ListBucketResult";
+}
+
+impl Document for InitiateAnswer {
+    const ROOT: &'static str = "InitiateMultipartUploadResult";
+}
+
+impl Document for CompleteAnswer {
+    const ROOT: &'static str = "CompleteMultipartUploadResult";
+}
+
+impl Document for CopyPartAnswer {
+    const ROOT: &'static str = "CopyPartResult";
+}
+
+impl Document for DeleteAnswer {
+    const ROOT: &'static str = "DeleteResult";
+}
+
+impl Document for UploadsAnswer {
+    const ROOT: &'static str = "ListMultipartUploadsResult";
+}
+
+impl Document for VersioningAnswer {
+    const ROOT: &'static str = "VersioningConfiguration";
 }
 
 /// What deletes keys, and is answered by those that could not be.

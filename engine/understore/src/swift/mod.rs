@@ -15,6 +15,10 @@
 //! - A large object is copied segment by segment.
 //! - Ceph lists a large object by the length of its manifest's text and by the digest of nothing: each such line costs a look.
 //!
+//! # Digests
+//! What is put is sent with its MD5, which Swift and Ceph compare. The etag of what is read is one, unless it is a large
+//! object.
+//!
 //! # Conditions
 //! Swift knows `If-None-Match: *` of a put, and of racing ones lets several win. It knows no other condition but those of a
 //! read. So the target is looked at just before, and that is all that [`Rules`] promise. Listings may lag behind.
@@ -32,7 +36,6 @@ mod login;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
-    ops::Range,
     sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::Duration,
 };
@@ -53,8 +56,8 @@ use self::{
 use crate::{
     Call, Condition, Error, FileId, Operation, Part, Result,
     object::{
-        Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Protocol, Rules, Upload, Uploads, UploadsFrom,
-        store_error,
+        Ask, Begin, Content, Digest, DigestKind, Fence, Head, Key, Keys, Markers, Object, Protocol, Rules, Upload,
+        Uploads, UploadsFrom, Wanted, store_error,
     },
     staged::PARTS_MAX,
     store::Compares,
@@ -65,6 +68,8 @@ use crate::{
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The header that says which write of Citius an object is.
 const FILE_ID_HEADER: &str = "x-object-meta-citius-file";
+/// The headers of objects that are made of others, whose etags are no digests of their content.
+const MANIFEST_HEADERS: [&str; 2] = ["x-static-large-object", "x-object-manifest"];
 /// Segments of one manifest, as Swift and Ceph have it unless they are told otherwise.
 const SEGMENTS_MAX: usize = 1000;
 /// Segments of one listing.
@@ -152,6 +157,9 @@ impl Swift {
         if *condition == Condition::MustNotExist {
             headers.push(("if-none-match", "*"));
         }
+        // A manifest's etag would be held against what it stands for.
+        let digest = if query.is_empty() { Some(sent_digest(&content).await) } else { None };
+        headers.extend(digest.as_deref().map(|digest| ("etag", digest)));
         // Sent again although it may have a condition: a refusal of our own object is recognized by who asked.
         let put = Request { query, headers: &headers, content, ..Request::new(Operation::Write, Method::PUT, key) };
         let answer = self.client.send(&put).await?;
@@ -402,17 +410,19 @@ impl Protocol for Swift {
         Ok(self.look(key).await?.head)
     }
 
-    async fn get(&self, call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
-        let wanted = format!("bytes={}-{}", range.start, range.end - 1);
-        let headers = [("range", wanted.as_str()), ("if-match", version)];
+    async fn get(&self, call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
+        let range = format!("bytes={}-{}", wanted.range.start, wanted.range.end - 1);
+        let headers = [("range", range.as_str()), ("if-match", version)];
         let mut is_conditional = !self.misjudges_reads.load(Relaxed);
         loop {
             let headers = if is_conditional { &headers[..] } else { &headers[..1] };
             let request = Request { headers, ..Request::new(Operation::Read, Method::GET, key) };
             let failure = match self.client.open(&request, call).await? {
-                Opened::Flowing { headers, range, chunks } => {
+                Opened::Flowing { headers, range, is_whole, chunks } => {
                     let version = bare(header_of(&headers, "etag").unwrap_or_default()).to_owned();
-                    return Ok(Content { range, version, chunks });
+                    let is_digest = is_whole && MANIFEST_HEADERS.iter().all(|name| !headers.contains_key(*name));
+                    let digest = Digest::from_hex(DigestKind::Md5, &version).filter(|_| is_digest);
+                    return Ok(Content { range, version, digest, chunks });
                 }
                 Opened::Failed(answer) => Failure::of(&answer),
             };
@@ -524,7 +534,9 @@ impl Protocol for Swift {
     async fn put_part(&self, key: &str, upload_id: &str, number: u32, content: Vec<Bytes>) -> Result<Part> {
         let len = content.iter().map(|bytes| bytes.len() as u64).sum();
         let name = format!("{key}/{upload_id}/{number:06}");
-        let put = Request { content, ..Request::segment(Operation::Write, Method::PUT, &name) };
+        let digest = sent_digest(&content).await;
+        let headers = [("etag", digest.as_str())];
+        let put = Request { headers: &headers, content, ..Request::segment(Operation::Write, Method::PUT, &name) };
         let answer = self.client.ask(&put).await?;
         let tag = bare(answer.header("etag").unwrap_or_default()).to_owned();
         if tag.is_empty() {
@@ -598,6 +610,11 @@ impl Protocol for Swift {
         let seen = from.map_or("", |from| from.id.as_str());
         Ok(Uploads { uploads: self.uploads_of(listed, seen).await?, next })
     }
+}
+
+/// What Swift holds the content of a put against.
+async fn sent_digest(content: &[Bytes]) -> String {
+    DigestKind::Md5.of(content).await.to_hex()
 }
 
 fn segment_of<'a>(container: &str, key: &str, upload_id: &str, part: &'a Part, kind: &str) -> Segment<'a> {

@@ -6,8 +6,11 @@
 
 use std::{
     collections::BTreeMap,
-    ops::{Bound, Range},
-    sync::Arc,
+    ops::Bound,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -19,8 +22,8 @@ use parking_lot::Mutex;
 use crate::{
     Call, Compares, Condition, Error, FileId, Part, Result, Traffic, UnderStore,
     object::{
-        Ask, Begin, Content, Fence, Head, Key, Keys, Markers, Object, Objects, Protocol, Rules, Upload, Uploads,
-        UploadsFrom, store_error, text_of,
+        Ask, Begin, Content, DigestKind, Fence, Head, Key, Keys, Markers, Object, Objects, Protocol, Rules, Upload,
+        Uploads, UploadsFrom, Wanted, store_error, text_of,
     },
 };
 
@@ -42,6 +45,8 @@ const RULES: Rules = Rules {
 const SLOW: Duration = Duration::from_secs(12);
 /// Bytes of one chunk of content.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Bytes up to which a digest of a range is told, by Azure's habits.
+const DIGEST_BYTES_MAX: u64 = 256 << 10;
 /// Uploads of one page.
 const UPLOADS_PAGE: usize = 100;
 
@@ -105,16 +110,19 @@ pub enum RequestFault {
     WrongRange,
     /// The condition is ignored, and what is there now is sent.
     ConditionIgnored,
+    /// A bit of the content is flipped on the way.
+    Damaged,
 }
 
 /// Whose ways a bucket has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Habits {
-    /// Of Amazon S3: uploads have ids and can be aborted; a directory's marker is an object under its prefix.
+    /// Of Amazon S3: uploads have ids and can be aborted; a directory's marker is an object under its prefix; a digest is told
+    /// of whole objects.
     #[default]
     Amazon,
     /// Of Azure: parts belong to the key, nobody can remove them, and whoever writes there ends the uploads of all others; a
-    /// directory's marker is an object beside its prefix.
+    /// directory's marker is an object beside its prefix; a digest is told of any range that is short enough.
     Azure,
 }
 
@@ -153,6 +161,14 @@ pub struct Bucket {
     traffic: Traffic,
     habits: Habits,
     hook: Arc<Hook>,
+    damaged: Arc<Damages>,
+}
+
+/// Bodies that were sent with a flipped bit, and with a digest that says so or without.
+#[derive(Debug, Default)]
+struct Damages {
+    told: AtomicU64,
+    untold: AtomicU64,
 }
 
 impl Default for Bucket {
@@ -164,7 +180,13 @@ impl Default for Bucket {
 impl Bucket {
     /// An empty bucket whose requests meet what the hook says; it is asked with the request and its key or prefix.
     pub fn with_faults(hook: impl Fn(Request, &str) -> RequestFault + Send + Sync + 'static) -> Self {
-        Self { state: Arc::default(), traffic: Traffic::default(), habits: Habits::default(), hook: Arc::new(hook) }
+        Self {
+            state: Arc::default(),
+            traffic: Traffic::default(),
+            habits: Habits::default(),
+            hook: Arc::new(hook),
+            damaged: Arc::default(),
+        }
     }
 
     /// The same bucket with other habits; it holds nothing yet.
@@ -196,6 +218,11 @@ impl Bucket {
     /// All keys, in order.
     pub fn all_keys(&self) -> Vec<String> {
         self.state.lock().objects.keys().cloned().collect()
+    }
+
+    /// Bodies that were sent damaged: of which the digest was told, and of which none was.
+    pub fn damaged(&self) -> (u64, u64) {
+        (self.damaged.told.load(Relaxed), self.damaged.untold.load(Relaxed))
     }
 
     /// Uploads that were begun and not ended.
@@ -321,7 +348,8 @@ impl Protocol for Bucket {
         answer(fault, key, Head { object, file_id: stored.file_id })
     }
 
-    async fn get(&self, _call: &Call, key: &str, version: &str, range: Range<u64>) -> Result<Content> {
+    async fn get(&self, _call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
+        let range = wanted.range;
         let fault = self.meet(Request::Get, key).await?;
         let stored = self.state.lock().objects.get(key).cloned();
         let stored = stored.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
@@ -334,7 +362,20 @@ impl Protocol for Bucket {
         if fault == RequestFault::WrongRange {
             sent.end = sent.start + (sent.end - sent.start) / 2;
         }
-        let content = stored.content.slice(sent.start as usize..sent.end as usize);
+        let mut content = stored.content.slice(sent.start as usize..sent.end as usize);
+        let tells = match self.habits {
+            Habits::Amazon => wanted.is_whole && content.len() == stored.content.len(),
+            Habits::Azure => content.len() as u64 <= DIGEST_BYTES_MAX,
+        };
+        let digest = if tells { Some(DigestKind::Crc64Nvme.of(std::slice::from_ref(&content)).await) } else { None };
+        if fault == RequestFault::Damaged && !content.is_empty() {
+            let mut bytes = content.to_vec();
+            let at = bytes.len() / 2;
+            bytes[at] ^= 1 << (at % 8);
+            content = bytes.into();
+            let count = if tells { &self.damaged.told } else { &self.damaged.untold };
+            count.fetch_add(1, Relaxed);
+        }
         let mut chunks: Vec<_> = content.chunks(CHUNK_BYTES).map(|chunk| Ok(content.slice_ref(chunk))).collect();
         let half = chunks.len() / 2;
         match fault {
@@ -346,7 +387,7 @@ impl Protocol for Bucket {
             _ => {}
         }
         let version = if fault == RequestFault::OtherVersion { spelled(u64::MAX) } else { found };
-        answer(fault, key, Content { range: sent, version, chunks: stream::iter(chunks).boxed() })
+        answer(fault, key, Content { range: sent, version, digest, chunks: stream::iter(chunks).boxed() })
     }
 
     async fn keys(&self, ask: &Ask<'_>) -> Result<Keys> {

@@ -89,6 +89,34 @@ impl FaultyStore {
     ) -> Result<T> {
         disturb(&self.hook, operation, path, call).await
     }
+
+    async fn read_disturbed(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        range: Range<u64>,
+        is_whole: bool,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        match (self.hook)(Operation::Read, path) {
+            Fault::Fail => return Err(injected(path)),
+            Fault::CutAfter(got) if got < range.end - range.start => {
+                let expected = range.end - range.start;
+                self.inner.read(path, token, range, &mut Cut { landing, left: got }).await?;
+                return Err(Error::WrongLength { path: path.to_string(), expected, got });
+            }
+            Fault::Delay(time) => tokio::time::sleep(time).await,
+            Fault::FailAfter => {
+                self.inner.read(path, token, range, landing).await?;
+                return Err(injected(path));
+            }
+            Fault::None | Fault::CutAfter(_) => {}
+        }
+        match is_whole {
+            true => self.inner.read_whole(path, token, range.end, landing).await,
+            false => self.inner.read(path, token, range, landing).await,
+        }
+    }
 }
 
 async fn disturb<T>(
@@ -164,21 +192,17 @@ impl UnderStore for FaultyStore {
         range: Range<u64>,
         landing: &mut dyn Landing,
     ) -> Result<()> {
-        match (self.hook)(Operation::Read, path) {
-            Fault::Fail => return Err(injected(path)),
-            Fault::CutAfter(got) if got < range.end - range.start => {
-                let expected = range.end - range.start;
-                self.inner.read(path, token, range, &mut Cut { landing, left: got }).await?;
-                return Err(Error::WrongLength { path: path.to_string(), expected, got });
-            }
-            Fault::Delay(time) => tokio::time::sleep(time).await,
-            Fault::FailAfter => {
-                self.inner.read(path, token, range, landing).await?;
-                return Err(injected(path));
-            }
-            Fault::None | Fault::CutAfter(_) => {}
-        }
-        self.inner.read(path, token, range, landing).await
+        self.read_disturbed(path, token, range, false, landing).await
+    }
+
+    async fn read_whole(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        len: u64,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        self.read_disturbed(path, token, 0..len, true, landing).await
     }
 
     async fn mkdir(&self, path: &StorePath) -> Result<()> {

@@ -70,6 +70,16 @@ impl UnderStore for Paired {
         self.reads.read(path, token, range, landing).await
     }
 
+    async fn read_whole(
+        &self,
+        path: &StorePath,
+        token: &VersionToken,
+        len: u64,
+        landing: &mut dyn Landing,
+    ) -> Result<()> {
+        self.reads.read_whole(path, token, len, landing).await
+    }
+
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
         self.writes.mkdir(path).await
     }

@@ -24,7 +24,7 @@ use object_store::{
 };
 
 pub(crate) use self::{
-    answer::{Answer, Opened, header_of},
+    answer::{Answer, Document, Opened, header_of},
     text::{STRICT, STRICT_PATH, chain, encode_path, http_time_ms, rfc3339_ms},
 };
 use crate::{Advice, Call, Error, Failure, Operation, Repeat, Result, Traffic, object::store_error};
@@ -97,6 +97,13 @@ impl Web {
             let head = self.execute(request, &call).await?;
             match Answer::read(head).await {
                 Ok(answer) if may_renew && self.renews_after(&answer).await? => may_renew = false,
+                Ok(answer)
+                    if request.repeat == Repeat::Harmless
+                        && answer.says_damaged()
+                        && self.traffic.again(&call, Failure::Broken).await =>
+                {
+                    tracing::warn!(shown = request.shown, "what was sent arrived damaged, and is sent again");
+                }
                 Ok(answer) => return Ok(answer),
                 Err(error)
                     if request.repeat == Repeat::Harmless

@@ -128,6 +128,43 @@ fn a_worker_that_says_nothing_is_given_up() {
     assert!(told.values().any(Result::is_err));
 }
 
+/// The story: `citius load` waited without a word, for ever, where no worker ran.
+#[test]
+fn without_a_worker_it_ends_and_says_why() {
+    let server = Server::start(1, "x");
+    let paths = put(&server, 500);
+    server.set_ring(2, &[]);
+    let client = connect(&server, Config { timeout: Duration::from_millis(300), ..config(Local::Never) });
+    for (path, result) in load(&client, 64, &paths) {
+        if length(path[2..].parse().unwrap()) > 0 {
+            let error = result.unwrap_err();
+            assert_eq!(error.status(), Status::Unavailable);
+            assert!(error.to_string().contains("no worker is running"), "{error}");
+        }
+    }
+}
+
+/// A frozen worker keeps its connections. Once it is not in the ring any more its files are asked of others.
+#[test]
+fn a_worker_that_left_the_ring_is_not_waited_for() {
+    let server = Server::start(2, "x");
+    let paths = put(&server, 100);
+    server.inject(Kind::Warm, [Misbehave::Delay(Duration::from_secs(3600))]);
+    let client = connect(&server, Config { transfer_timeout: Duration::from_secs(30), ..config(Local::Never) });
+    let ring = std::thread::scope(|scope| {
+        let told = scope.spawn(|| load(&client, 16, &paths));
+        while server.state.warmed.lock().unwrap().is_empty() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // Which of the two it was that froze is not known: the other takes all, whichever.
+        server.set_ring(2, &[]);
+        std::thread::sleep(Duration::from_secs(3));
+        server.set_ring(3, &[0, 1]);
+        told.join().unwrap()
+    });
+    all_are_loaded(&ring);
+}
+
 #[test]
 fn blocks_follow_a_ring_that_changes_and_a_socket_that_is_gone() {
     let server = Server::start(3, "x");

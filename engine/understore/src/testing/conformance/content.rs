@@ -50,6 +50,7 @@ pub(super) async fn range_past_the_end_is_an_error(bench: &Bench) -> Verdict {
     let path = bench.at("f");
     let token = bench.put(&path, &body(100, 1)).await?;
     hold!(bench.read(&path, &token, 50..101).await.is_err(), "a range past the end was read");
+    hold!(bench.read_whole(&path, &token, 101).await.is_err(), "more was read than all there is");
     hold!(bench.read(&path, &token, 100..200).await.is_err(), "a range behind the end was read");
     Ok(())
 }
@@ -60,9 +61,11 @@ pub(super) async fn replaced_file_is_never_mixed(bench: &Bench) -> Verdict {
     hold!(bench.read(&path, &token, 0..4096).await? == old[..4096], "wrong bytes before");
     bench.put(&path, &new).await?;
     refused!(bench.read(&path, &token, 4096..8192).await, Error::VersionChanged { .. });
+    refused!(bench.read_whole(&path, &token, 1 << 20).await, Error::VersionChanged { .. });
     hold!(bench.get(&path).await? == new, "wrong bytes after");
     bench.store.delete_file(&path).await?;
     refused!(bench.read(&path, &token, 0..1).await, Error::NotFound { .. } | Error::VersionChanged { .. });
+    refused!(bench.read_whole(&path, &token, 1 << 20).await, Error::NotFound { .. } | Error::VersionChanged { .. });
     Ok(())
 }
 

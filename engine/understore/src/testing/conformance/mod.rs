@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::{TryStreamExt, future::join_all};
 
 use crate::{
-    Compares, Condition, Depth, Error, FileId, PAGE_ENTRIES_MAX, Page, Remnant, Result, Settled, StagedBody,
+    Compares, Condition, Depth, Error, FileId, Landing, PAGE_ENTRIES_MAX, Page, Remnant, Result, Settled, StagedBody,
     StagedRecord, StorePath, UnderStore, VersionToken,
 };
 
@@ -248,20 +248,21 @@ impl Bench {
     }
 
     async fn read(&self, path: &StorePath, token: &VersionToken, range: Range<u64>) -> Result<Vec<u8>> {
-        let mut out = Vec::new();
-        let mut next = range.start;
-        let mut landing = |offset: u64, bytes: &[u8]| {
-            assert_eq!(offset, next, "bytes land in order and without gaps");
-            next += bytes.len() as u64;
-            out.extend_from_slice(bytes);
-        };
-        self.store.read(path, token, range, &mut landing).await?;
-        Ok(out)
+        let mut landed = Landed::at(range.start);
+        self.store.read(path, token, range, &mut landed).await?;
+        Ok(landed.bytes)
+    }
+
+    /// Reads what is said to be all of a version.
+    async fn read_whole(&self, path: &StorePath, token: &VersionToken, len: u64) -> Result<Vec<u8>> {
+        let mut landed = Landed::at(0);
+        self.store.read_whole(path, token, len, &mut landed).await?;
+        Ok(landed.bytes)
     }
 
     async fn get(&self, path: &StorePath) -> Result<Vec<u8>> {
         let stat = self.store.stat(path).await?;
-        self.read(path, &stat.token, 0..stat.len).await
+        self.read_whole(path, &stat.token, stat.len).await
     }
 
     async fn pages(&self, dir: &StorePath) -> Result<Vec<Page>> {
@@ -290,5 +291,27 @@ impl Bench {
         let pages: Vec<Page> = self.store.list(dir, after).try_collect().await?;
         let entries = pages.into_iter().flat_map(|page| page.entries);
         Ok(entries.map(|entry| if entry.stat.is_file() { entry.name } else { format!("{}/", entry.name) }).collect())
+    }
+}
+
+/// What a read has landed, from its start on.
+struct Landed {
+    start: u64,
+    bytes: Vec<u8>,
+}
+
+impl Landed {
+    fn at(start: u64) -> Self {
+        Self { start, bytes: Vec::new() }
+    }
+}
+
+impl Landing for Landed {
+    fn land(&mut self, offset: u64, bytes: &[u8]) {
+        if offset == self.start {
+            self.bytes.clear();
+        }
+        assert_eq!(offset, self.start + self.bytes.len() as u64, "bytes land in order and without gaps");
+        self.bytes.extend_from_slice(bytes);
     }
 }

@@ -20,7 +20,7 @@
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
 //!
-//! `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
+//! `flipping.rs` stands before any of them and damages what goes through, `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
 //! `http.rs` asks them, `hadoop.rs` is what Hadoop's have in common, `answering.rs` answers for those that are our own, `s3_bucket.rs` is what those that speak S3 have in common.
 
 mod answering;
@@ -28,6 +28,7 @@ mod azurite;
 mod ceph;
 mod cephfs;
 mod endless;
+mod flipping;
 mod fresh;
 mod gluster;
 mod guard;
@@ -51,6 +52,7 @@ pub use azurite::Azurite;
 pub use ceph::{CephGateway, CephStore};
 pub use cephfs::CephFs;
 pub use endless::EndlessBucket;
+pub use flipping::{Flipping, Way};
 pub use gluster::Gluster;
 pub use hdfs::{Hdfs, Protection};
 pub use hdfs_pair::{HdfsPair, NameNode};

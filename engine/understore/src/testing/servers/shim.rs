@@ -10,6 +10,8 @@
 //! | `x-goog-meta-…` | `x-oss-meta-…` | `x-amz-meta-…` |
 //! | `x-goog-generation`, in answers; `<Generation>`, in lists | | `ETag` |
 //! | 412 | 409 `FileAlreadyExists`, after `x-oss-forbid-overwrite` | 412 |
+//! | `x-goog-hash` of a put or a part, held against it | `content-md5`, the same | |
+//! | `x-goog-hash`, in answers | `x-oss-hash-crc64ecma` | of the put that had this etag, if it was one |
 //!
 //! A header of theirs that is not in the table, or a condition where they take none, is refused with 501: SeaweedFS would
 //! not know it, and would do something else than was asked (of a copy it makes an empty object).
@@ -20,6 +22,7 @@
 
 use std::{collections::HashMap, fmt, io, sync::Arc};
 
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
     header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH},
@@ -38,6 +41,7 @@ use super::{
 };
 use crate::{
     MountSpec, Secret,
+    object::{Digest, DigestKind},
     s3::v4::{GOOG4, Keys, OSS4, Scope},
 };
 
@@ -88,7 +92,14 @@ impl StandIn {
         let seaweedfs = SeaweedFs::start_for(Access::Anybody).await?;
         let keys = Keys { id: Secret::new(fresh::key()?), secret: Secret::new(fresh::key()?), token: None };
         let upstream = seaweedfs.s3().endpoint().to_owned();
-        let shim = Arc::new(Shim { dialect, upstream, keys, token: fresh::key()?, generations: Mutex::default() });
+        let shim = Arc::new(Shim {
+            dialect,
+            upstream,
+            keys,
+            token: fresh::key()?,
+            generations: Mutex::default(),
+            digests: Mutex::default(),
+        });
         let serving = Arc::clone(&shim);
         let proxy = Answering::start(move |request| {
             let shim = Arc::clone(&serving);
@@ -176,6 +187,8 @@ struct Shim {
     keys: Keys,
     token: String,
     generations: Mutex<Generations>,
+    /// Of what was put, by the etag that it got: a copy has the same.
+    digests: Mutex<HashMap<HeaderValue, Digest>>,
 }
 
 /// By hand: the token is nobody's to read.
@@ -211,7 +224,24 @@ impl Shim {
         let bad = |error: http::uri::InvalidUri| (StatusCode::BAD_REQUEST, "InvalidURI", error.to_string());
         parts.uri = format!("{}{target}", self.upstream).parse::<Uri>().map_err(bad)?;
         let away = |error: String| (StatusCode::BAD_GATEWAY, "Away", error);
+        let is_content = parts.method == Method::PUT && !parts.headers.contains_key("x-amz-copy-source");
+        let (body, digest) = match is_content {
+            true => {
+                let content = body.collect().await.map_err(|error| away(error.to_string()))?.to_bytes();
+                let digest = self.check_content(&mut parts.headers, &content).await?;
+                (whole(content), Some(digest))
+            }
+            false => (body.boxed(), None),
+        };
         let mut answer = send(Request::from_parts(parts, body)).await.map_err(|error| away(error.to_string()))?;
+        if let (Some(digest), Some(etag), true) = (digest, answer.headers().get(ETAG), answer.status().is_success()) {
+            let mut digests = self.digests.lock();
+            // Who forgets only tells less.
+            if digests.len() == GENERATIONS_MAX {
+                digests.clear();
+            }
+            digests.insert(etag.clone(), digest);
+        }
         if forbids && answer.status() == StatusCode::PRECONDITION_FAILED {
             return Err((StatusCode::CONFLICT, "FileAlreadyExists", "the object may not be there".to_owned()));
         }
@@ -289,12 +319,34 @@ impl Shim {
                         forbids = true;
                     }
                 }
+                // Held against the content.
+                (Dialect::Gcs, "hash") if parts.method == Method::PUT => {}
                 // Parts of signatures.
                 (_, "date" | "content-sha256") => drop(headers.remove(&name)),
                 _ => return unknown(format!("the stand-in does not know the header {name} here")),
             }
         }
         Ok(forbids)
+    }
+
+    /// Holds content against what was sent as its digest, and gives that which is told of it.
+    async fn check_content(&self, headers: &mut HeaderMap, content: &Bytes) -> Result<Digest, Refusal> {
+        let (name, prefix, kind, told) = match self.dialect {
+            Dialect::Gcs => ("x-goog-hash", "crc32c=", DigestKind::Crc32c, DigestKind::Crc32c),
+            Dialect::Oss => ("content-md5", "", DigestKind::Md5, DigestKind::Crc64Xz),
+        };
+        let content = std::slice::from_ref(content);
+        if let Some(sent) = headers.remove(name) {
+            let sent = sent.to_str().unwrap_or_default();
+            if sent != format!("{prefix}{}", kind.of(content).await.to_base64()) {
+                let (code, text) = match self.dialect {
+                    Dialect::Gcs => ("BadDigest", "the CRC32C is another one"),
+                    Dialect::Oss => ("InvalidDigest", "the MD5 is another one"),
+                };
+                return Err((StatusCode::BAD_REQUEST, code, text.to_owned()));
+            }
+        }
+        Ok(told.of(content).await)
     }
 
     fn etag_of(&self, generation: &HeaderValue) -> Result<HeaderValue, Refusal> {
@@ -310,6 +362,15 @@ impl Shim {
         for (name, _) in theirs(headers, "x-amz-meta-") {
             let renamed = name.as_str().replacen("x-amz-", self.dialect.prefix(), 1);
             rename(headers, &name, &renamed);
+        }
+        let digest = headers.get(ETAG).and_then(|etag| self.digests.lock().get(etag).copied());
+        if let Some(digest) = digest {
+            let (name, value) = match self.dialect {
+                Dialect::Gcs => ("x-goog-hash", format!("crc32c={}", digest.to_base64())),
+                Dialect::Oss => ("x-oss-hash-crc64ecma", digest.to_decimal()),
+            };
+            let value = HeaderValue::from_str(&value).expect("base64 and digits are a header's value");
+            headers.insert(HeaderName::from_static(name), value);
         }
         if self.dialect == Dialect::Gcs
             && let Some(etag) = headers.get(ETAG).cloned()
