@@ -25,6 +25,7 @@ mod version;
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 
 pub(crate) use self::protocol::{Chunks, Listing, Name, Node, Protocol, Rules, Sink, Span, What};
 use self::{
@@ -200,9 +201,20 @@ impl Inner {
         self.call(CHANGE, path, || self.protocol.delete_dir(path)).await
     }
 
-    async fn check(&self) -> Result<()> {
+    /// Keeps in `met` what the last try met, while nobody answers.
+    async fn check(&self, met: &Mutex<Option<Error>>) -> Result<()> {
         self.protocol.reach().await?;
-        match self.node("").await {
+        let look = || async {
+            let node = self.protocol.stat("").await;
+            *met.lock() = match &node {
+                Err(Error::Unreachable { endpoint, reason, advice }) => {
+                    Some(Error::Unreachable { endpoint: endpoint.clone(), reason: reason.clone(), advice })
+                }
+                _ => None,
+            };
+            node
+        };
+        match self.call(LOOK, "", look).await {
             Ok(node) if node.what == What::Dir => {}
             Ok(_) => return Err(Error::NotAFolder { path: self.uri.clone() }),
             Err(Error::NotFound { .. }) => return Err(Error::MissingFolder { path: self.uri.clone() }),
@@ -249,7 +261,14 @@ impl UnderStore for Tree {
             reason: format!("no answer within {} s", CHECK_MAX.as_secs()),
             advice: ADVICE_UNREACHABLE,
         };
-        tokio::time::timeout(CHECK_MAX, self.inner.check()).await.map_err(|_| late())?
+        let met = Mutex::new(None);
+        let checked = tokio::time::timeout(CHECK_MAX, self.inner.check(&met)).await;
+        match (checked, met.into_inner()) {
+            // That there is no time or no use for another try says less than the last one did.
+            (Err(_) | Ok(Err(Error::Unreachable { .. })), Some(met)) => Err(met),
+            (Err(_), None) => Err(late()),
+            (Ok(checked), _) => checked,
+        }
     }
 
     async fn stat(&self, path: &StorePath) -> Result<Stat> {

@@ -388,7 +388,6 @@ async fn our_own_names_are_hidden_and_refused() {
     }
 }
 
-/// A tree that the system cannot delete whole: the deletion stops anywhere, and is made again.
 /// A server that is away is asked so often, then left alone, which the mount's totals show, and later asked again.
 #[tokio::test(start_paused = true)]
 async fn a_server_that_is_away_is_left_alone() {
@@ -417,6 +416,22 @@ async fn a_server_that_is_away_is_left_alone() {
     assert_eq!(tree.traffic().totals().breaker, BreakerState::Closed);
 }
 
+/// Who mounted without Kerberos what wants it was told, now and then, that there was no answer, and not what to set: when
+/// the tries of a check took its time, or had the server left alone.
+#[tokio::test(start_paused = true)]
+async fn a_check_tells_what_its_last_try_met() {
+    let fake = Fake::new(true);
+    fake.is_away.store(true, Ordering::Relaxed);
+    for retry_timeout in [std::time::Duration::from_secs(60), std::time::Duration::from_secs(1)] {
+        let rules = TrafficSettings { retries_max: 100, retry_timeout, ..TrafficSettings::default() };
+        let tree = Tree::new("fake://".to_owned(), rules, Box::new(fake.clone()));
+        let error = tree.check().await.unwrap_err();
+        assert!(matches!(&error, Error::Unreachable { reason, .. } if reason == "the call was lost"), "{error:?}");
+    }
+    fake.is_away.store(false, Ordering::Relaxed);
+    fake.tree().check().await.unwrap();
+}
+
 /// An answer that is lost says nothing of whether its call was carried out: looks are repeated, and so is a publication,
 /// whose temporary tells; a rename that users ask for might move what has come there since.
 #[tokio::test(start_paused = true)]
@@ -443,6 +458,7 @@ async fn what_might_do_harm_is_not_done_twice() {
     assert_eq!(retries(), 2);
 }
 
+/// A tree that the system cannot delete whole: the deletion stops anywhere, and is made again.
 #[tokio::test(start_paused = true)]
 async fn a_deletion_that_stops_anywhere_is_made_again() {
     for at in 0..40 {

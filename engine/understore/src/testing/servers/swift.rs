@@ -3,7 +3,7 @@
 use std::{io, process::Command};
 
 use bytes::Bytes;
-use http::Request;
+use http::{Method, Request, StatusCode};
 use tempfile::TempDir;
 
 use super::{
@@ -96,7 +96,8 @@ impl Swift {
         self.guard.stop()
     }
 
-    /// Waits until it makes a container, for which all of its servers are needed.
+    /// Waits until it makes a container, for which accounts and containers are needed, and has no such file in it, which
+    /// its server of objects alone can say.
     async fn wait(&mut self) -> io::Result<()> {
         let (auth_url, key) = (self.auth_url(), &self.key);
         self.guard
@@ -108,12 +109,16 @@ impl Swift {
                     value.ok_or_else(|| io::Error::other(format!("a login is answered by {}", answer.status())))
                 };
                 let container = format!("{}/{CONTAINER}", said("x-storage-url")?);
-                let make = Request::put(container).header("x-auth-token", said("x-auth-token")?);
-                let answer = call(make.body(Bytes::new()).map_err(io::Error::other)?).await?;
-                if answer.status().is_success() {
+                let ask = async |method: Method, url: &str| {
+                    let ask = Request::builder().method(method).uri(url).header("x-auth-token", said("x-auth-token")?);
+                    Ok::<_, io::Error>(call(ask.body(Bytes::new()).map_err(io::Error::other)?).await?.status())
+                };
+                let made = ask(Method::PUT, &container).await?;
+                let found = ask(Method::GET, &format!("{container}/nothing")).await?;
+                if made.is_success() && found == StatusCode::NOT_FOUND {
                     return Ok(());
                 }
-                Err(io::Error::other(format!("a container is answered by {}", answer.status())))
+                Err(io::Error::other(format!("a container is answered by {made}, what is not in it by {found}")))
             })
             .await
     }
