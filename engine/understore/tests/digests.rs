@@ -14,6 +14,9 @@ use citius_understore::{
 };
 use scripted::{Asked, answer, header, refusal, scripted};
 
+/// How a server is mounted that listens at an address.
+type Mount = fn(&str) -> MountSpec;
+
 const MODIFIED: (&str, &str) = ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT");
 
 fn path(text: &str) -> StorePath {
@@ -90,20 +93,20 @@ fn whole(told: &[(&str, &str)], body: &str) -> Vec<u8> {
     answer(206, &[&head[..], told].concat(), body)
 }
 
-fn mounted(spec: fn(&str) -> MountSpec, answers: Vec<Vec<u8>>) -> (Arc<dyn UnderStore>, VersionToken, Asked) {
+fn mounted(spec: Mount, answers: Vec<Vec<u8>>) -> (Arc<dyn UnderStore>, VersionToken, Asked) {
     let (endpoint, asked) = scripted(answers);
     let token: &[u8] = if endpoint_is_of_google(spec) { b"7" } else { b"\"v\"" };
     (open(&spec(&endpoint)).unwrap(), VersionToken::new(token).unwrap(), asked)
 }
 
-fn endpoint_is_of_google(spec: fn(&str) -> MountSpec) -> bool {
+fn endpoint_is_of_google(spec: Mount) -> bool {
     spec("http://h").uri.starts_with("gs:")
 }
 
 /// Each digest as the service spells it, once of the bytes that come and once of others.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_arrives_is_held_against_what_was_told() {
-    let table: [(fn(&str) -> MountSpec, &str, &str); 6] = [
+    let table: [(Mount, &str, &str); 6] = [
         (s3, "x-amz-checksum-crc64nvme", "lhVdXyVQTGE="),
         (s3, "x-amz-checksum-crc32c", "Ya91Mw=="),
         (s3, "x-amz-checksum-crc32", "/sUwqQ=="),
@@ -142,7 +145,7 @@ async fn what_is_told_of_other_bytes_is_left_alone() {
         answer(206, &[&head[..], told].concat(), "content")
     };
     let composite = [("x-amz-checksum-type", "COMPOSITE"), ("x-amz-checksum-crc32c", "AAAAAA==")];
-    let table: [(fn(&str) -> MountSpec, Vec<u8>); 6] = [
+    let table: [(Mount, Vec<u8>); 6] = [
         (s3, part(&[("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")])),
         (gcs, part(&[("x-goog-hash", "crc32c=AAAAAA==")])),
         (oss, part(&[("x-oss-hash-crc64ecma", "1")])),
@@ -185,7 +188,7 @@ async fn azure_is_asked_for_digests_of_short_ranges_only() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_has_its_digest_with_it() {
     let done = || answer(200, &[("etag", "\"v\""), ("x-goog-generation", "7"), MODIFIED], "");
-    let table: [(fn(&str) -> MountSpec, &str, &str); 4] = [
+    let table: [(Mount, &str, &str); 4] = [
         (s3, "x-amz-content-sha256", "ed7002b439e9ac845f22357d822bac1444730fbdb6016d3ec9432297b9ec9f73"),
         (gcs, "x-goog-hash", "crc32c=ya91mw=="),
         (oss, "content-md5", "mgnkuembtiddjehwkeyfvq=="),

@@ -393,7 +393,7 @@ impl Session<'_> {
             Kind::Publish => reply!(Publish, self.publish(&head.read::<Publish>().unwrap())),
             Kind::Load => {
                 let load = head.read::<Load>().unwrap();
-                reply!(Load, self.stored(load.handle, load.index).map(|_| Done {}))
+                reply!(Load, self.stored(&self.right(load.handle), load.index).map(|_| Done {}))
             }
             Kind::Warm => reply!(Warm, self.warm(&head.read::<Warm>().unwrap())),
             Kind::Free => reply!(Free, Ok(Freed { bytes: 10 })),
@@ -411,7 +411,7 @@ impl Session<'_> {
 
     fn warm(&self, warm: &Warm) -> Result<Done, Failure> {
         let right = Right::check(&warm.capability, &[KEY], now_ms())?;
-        self.stored_of(&right, warm.index)?;
+        self.stored(&right, warm.index)?;
         self.state.warmed.lock().unwrap().push((right.path, warm.index));
         Ok(Done {})
     }
@@ -420,12 +420,8 @@ impl Session<'_> {
         self.handles.get(&handle.0).expect("a handle of this connection").clone()
     }
 
-    /// The file behind a handle, if this shard owns the block and the file is still the one that was opened.
-    fn stored(&self, handle: Handle, index: u32) -> Result<Stored, Failure> {
-        self.stored_of(&self.right(handle), index)
-    }
-
-    fn stored_of(&self, right: &Right, index: u32) -> Result<Stored, Failure> {
+    /// The file of a right, if this shard owns the block and the file is still the one that was opened.
+    fn stored(&self, right: &Right, index: u32) -> Result<Stored, Failure> {
         let ring = match &right.origin {
             Origin::Memory { epoch } => self.state.ring_of(*epoch)?,
             _ => self.state.ring(),
@@ -450,7 +446,7 @@ impl Session<'_> {
         assert!(read.length > 0 && read.length <= TRANSFER_BYTES_MAX);
         let block_bytes = u64::from(self.right(read.handle).block_bytes);
         let index = (read.offset / block_bytes) as u32;
-        let stored = self.stored(read.handle, index)?;
+        let stored = self.stored(&self.right(read.handle), index)?;
         let sector = SECTOR_BYTES as u64;
         let block_end = ((u64::from(index) + 1) * block_bytes).min(stored.bytes.len() as u64);
         let start = read.offset / sector * sector;
@@ -467,7 +463,7 @@ impl Session<'_> {
 
     fn map(&self, map: &Map, corrupt: bool) -> Result<(Mapped, OwnedFd), Failure> {
         assert!(self.is_unix);
-        let stored = self.stored(map.handle, map.index)?;
+        let stored = self.stored(&self.right(map.handle), map.index)?;
         let start = u64::from(map.index) * u64::from(stored.block_bytes);
         let length = block_length(stored.bytes.len() as u64, stored.block_bytes, map.index);
         let mut bytes = stored.bytes[start as usize..start as usize + length as usize].to_vec();
