@@ -76,6 +76,11 @@ impl Ledger {
         Some(lent)
     }
 
+    /// Whether something is out.
+    pub(crate) fn is_out(&self) -> bool {
+        !self.out.borrow().is_empty()
+    }
+
     /// Lets go of what has come back.
     pub(crate) fn collect(&self) {
         let back: Vec<_> =
@@ -114,10 +119,12 @@ mod tests {
         let ledger = Ledger::default();
         let lent = ledger.lend(Span::from(vec![7; 100]), sector_crcs(&[7; 100]).into()).unwrap();
         assert_eq!(lent.verify(), Ok(()));
+        ledger.collect();
+        assert!(ledger.is_out());
         let sum = std::thread::spawn(move || lent.as_ref().iter().map(|&byte| u32::from(byte)).sum::<u32>());
         assert_eq!(sum.join().unwrap(), 700);
         ledger.collect();
-        assert!(ledger.out.borrow().is_empty());
+        assert!(!ledger.is_out());
     }
 
     #[test]

@@ -78,8 +78,10 @@ impl Shard {
         let mut add = |file, bytes| *if self.writing.is_passing(file) { &mut passing } else { &mut staying } += bytes;
         self.writing.begun().into_iter().for_each(|(file, bytes)| add(file, bytes));
         self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).for_each(|stat| add(stat.id.file, stat.bytes_held));
-        let capacity = u64::from(self.pool.usage().pages_granted) * PAGE_BYTES as u64;
-        passing > 0 && passing + staying + bytes > capacity
+        let pool = self.pool.usage();
+        // Evicted and still mapped by clients: nobody knows until when.
+        staying += u64::from(pool.pages_owed) * PAGE_BYTES as u64;
+        passing > 0 && passing + staying + bytes > u64::from(pool.pages_granted) * PAGE_BYTES as u64
     }
 
     /// Lets a block be completed when it fits beside those that are being completed already. Otherwise many would each hold
@@ -102,18 +104,26 @@ impl Shard {
         Ok(Turn { shard: Rc::clone(self), bytes: block_bytes })
     }
 
-    /// Tries to take room; while sealed blocks are on their way into an under-store, again and again.
+    /// Tries to take room; while sealed blocks are on their way into an under-store, again and again. A block that is
+    /// staged is on its way for as long as the store's client holds it: parts are sent many at once, and again if need be.
     pub(super) async fn with_patience<T>(&self, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
         let end = Instant::now() + ROOM_PATIENCE;
         let mut result = self.with_news(&attempt).await;
         while result.as_ref().is_err_and(|full| full.status == Status::NoSpace)
-            && self.blocks.borrow().blocks().any(|stat| stat.is_dirty && self.writing.is_passing(stat.id.file))
+            && self.is_passing()
             && Instant::now() < end
         {
             self.pause(ROOM_LOOK).await?;
             result = attempt().await;
         }
         result
+    }
+
+    /// Whether pages will come back from an under-store's client without anybody asking for them.
+    fn is_passing(&self) -> bool {
+        self.collect();
+        let is_passing = |file| self.writing.is_passing(file);
+        self.ledger.is_out() || self.blocks.borrow().blocks().any(|stat| stat.is_dirty && is_passing(stat.id.file))
     }
 
     /// Lets time pass: a shard has no clock of its own that wakes it.

@@ -171,6 +171,19 @@ impl BlockCache {
         }
     }
 
+    /// Gives up every map that nobody reads just now: a worker without room cannot have the pages of a block back that is
+    /// mapped here, though it has evicted it long ago. What is still resident there is mapped again for little.
+    pub(crate) fn give_up_idle(&self, stats: &Stats) {
+        let mut given_up = Vec::new();
+        for slot in &self.state.lock().clock {
+            let Some(mut block) = slot.block.try_write() else { continue };
+            // A view keeps its pages anyhow, and would have none of it.
+            given_up.extend(block.take_if(|block| Arc::strong_count(block) == 1));
+        }
+        add(&stats.unmaps, given_up.len() as u64);
+        drop(given_up);
+    }
+
     /// Puts a new map into its slot and gives others up for it. The owner holds the slot's `filling`.
     pub(crate) fn admit(&self, slot: &Arc<Slot>, block: Arc<MappedBlock>, stats: &Stats) {
         *slot.block.write() = Some(block);
@@ -251,6 +264,21 @@ mod tests {
         }
         cache.give_up_file(FileKey([1; 16]));
         assert!(mine.iter().all(|slot| slot.block().is_none()) && other.block().is_some());
+    }
+
+    #[test]
+    fn what_nobody_reads_is_given_up_at_once() {
+        let (cache, stats) = (BlockCache::new(4), Stats::default());
+        let slots: Vec<_> = (0..4).map(|i| cache.slot(id(i))).collect();
+        slots.iter().for_each(|slot| cache.admit(slot, block(), &stats));
+        let view = slots[1].block().unwrap();
+        let reading = slots[2].try_read().unwrap();
+        cache.give_up_idle(&stats);
+        assert!(slots[0].block().is_none() && slots[3].block().is_none());
+        assert!(Arc::ptr_eq(&view, &slots[1].block().unwrap()) && reading.is_some());
+        assert_eq!(stats.snapshot().unmaps, 2);
+        cache.admit(&slots[0], block(), &stats);
+        assert!(slots[0].block().is_some());
     }
 
     #[test]

@@ -84,6 +84,9 @@ impl FileState {
                 match self.map_block(version, span.index, slot, deadline) {
                     Ok(block) => block,
                     Err(error) if may_read_inline(error.status()) => {
+                        if error.status() == Status::NoSpace {
+                            self.client.blocks.give_up_idle(&self.client.stats);
+                        }
                         slot.refuse();
                         return Ok(Reading::Unmapped);
                     }
