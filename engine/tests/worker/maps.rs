@@ -5,8 +5,8 @@
 use crate::cluster::{BLOCK_BYTES, Cluster, HOUR_MS, KEY, MEMORY_BYTES, noise};
 use crate::peer::Peer;
 use citius_engine::store::verify_sectors;
-use citius_wire::units::PAGE_BYTES;
-use citius_wire::{Handle, Load, Map, MapWrite, Resident, Seal, Status, Warm, Work, WriteType};
+use citius_wire::units::{BLOCK_BYTES_DEFAULT, PAGE_BYTES};
+use citius_wire::{Handle, Load, Map, MapWrite, Resident, Right, Seal, Status, Warm, Work, WriteType};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -125,8 +125,9 @@ fn a_block_of_many_pieces_is_loaded_whole() {
 #[test]
 fn blocks_that_do_not_fit_together_are_loaded_one_after_the_other() {
     let cluster = Cluster::start();
-    let length = (MEMORY_BYTES as usize / 5 * 2).min(BLOCK_BYTES as usize);
-    let rights: Vec<_> = (0..12).map(|i| cluster.put(&format!("f{i}"), &noise(length, i))).collect();
+    let length = MEMORY_BYTES as usize / 5 * 2;
+    let whole = |right| Right { block_bytes: BLOCK_BYTES_DEFAULT, ..right };
+    let rights: Vec<_> = (0..12).map(|i| whole(cluster.put(&format!("f{i}"), &noise(length, i)))).collect();
     std::thread::scope(|scope| {
         let loads: Vec<_> = rights
             .iter()
