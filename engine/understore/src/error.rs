@@ -155,6 +155,9 @@ pub enum Error {
         /// What the store said.
         reason: String,
     },
+    /// Why a publication did not happen, and never will: the only request for it was refused.
+    #[error(transparent)]
+    Unpublished(Box<Self>),
     /// Nothing is there.
     #[error("{path}: no such file or directory in the under-store")]
     NotFound {
@@ -427,12 +430,18 @@ impl Error {
 
     /// Whether a publication that ended like this did not happen, and never will.
     pub fn refuses_publication(&self) -> bool {
-        matches!(self, Self::AlreadyExists { .. } | Self::Conflict { .. })
+        matches!(self, Self::AlreadyExists { .. } | Self::Conflict { .. } | Self::Unpublished(_))
+    }
+
+    /// This error of a publication, of which it may be known that it did not happen and never will.
+    pub(crate) fn unpublished_if(self, is_known: bool) -> Self {
+        if is_known && !self.refuses_publication() { Self::Unpublished(Box::new(self)) } else { self }
     }
 
     /// What a caller can do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
+            Self::Unpublished(error) => error.class(),
             Self::UnknownScheme { .. }
             | Self::InvalidUri { .. }
             | Self::UnknownOption { .. }

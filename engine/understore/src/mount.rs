@@ -153,6 +153,8 @@ pub(crate) fn aliased(name: &str) -> impl Iterator<Item = &'static str> {
 /// Opens a store. Nothing is asked of it yet: call [`UnderStore::check`] next, which finds within seconds whether it works.
 /// Must be called inside a tokio runtime where the store is a network one.
 pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
+    let lowered = with_small_scheme(spec);
+    let spec = lowered.as_ref().unwrap_or(spec);
     let scheme = if spec.uri.starts_with('/') { "file" } else { scheme_of(spec)? };
     let system = REGISTRY.iter().find(|system| system.speaks(scheme)).ok_or_else(|| Error::UnknownScheme {
         uri: spec.redacted_uri(),
@@ -173,6 +175,13 @@ fn known_schemes() -> String {
         })
         .collect();
     schemes.join(", ")
+}
+
+/// The same with the scheme in small letters, if it is not: it means the same in capitals.
+fn with_small_scheme(spec: &MountSpec) -> Option<MountSpec> {
+    let (scheme, rest) = spec.uri.split_once(':').filter(|(scheme, _)| !scheme.contains('/'))?;
+    let small = scheme.to_ascii_lowercase();
+    (small != scheme).then(|| MountSpec { uri: format!("{small}:{rest}"), ..spec.clone() })
 }
 
 fn scheme_of(spec: &MountSpec) -> Result<&str> {
@@ -253,6 +262,7 @@ mod tests {
             assert!(matches!(open(&MountSpec::new(bad)), Err(Error::InvalidUri { .. })), "{bad}");
         }
         assert!(open(&MountSpec::new("file:///")).is_ok());
+        assert_eq!(open(&MountSpec::new("File:///Tmp")).unwrap().uri(), "file:///Tmp");
         let odd = MountSpec::new("/").option("aws_region", "x");
         assert!(matches!(open(&odd), Err(Error::UnknownOption { .. })));
     }

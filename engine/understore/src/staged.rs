@@ -178,8 +178,8 @@ pub trait Staged: Send + Sync {
     /// second call gives a fresh record, with a new time limit where there is one.
     async fn seal(&mut self) -> Result<StagedRecord>;
 
-    /// Makes the sealed write visible. `AlreadyExists` and `Conflict` say that it did not happen; any other error
-    /// leaves its fate open, for [`crate::UnderStore::settle`] to end. After every error, settle or abandon.
+    /// Makes the sealed write visible. An error that [refuses](Error::refuses_publication) it says that it did not happen;
+    /// any other leaves its fate open, for [`crate::UnderStore::settle`] to end. After every error, settle or abandon.
     async fn publish(&mut self, condition: &Condition) -> Result<VersionToken>;
 
     /// Gives up and removes what was staged.

@@ -14,8 +14,8 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
 use chrono::{SecondsFormat, Utc};
 use citius_understore::{
-    Condition, Depth, Error, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore, VersionToken,
-    open,
+    Condition, Depth, Error, ErrorClass, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore,
+    VersionToken, open,
 };
 use futures::TryStreamExt;
 use ring::hmac;
@@ -150,7 +150,7 @@ mod on_azurite {
         let reader = open(&with_token(server, &sas("rl", -1, 1))).unwrap();
         assert_eq!(get(&reader, "g").await.len(), 9 << 20);
         let error = put_if(&reader, "h", vec![1], 2, &Condition::Any).await.unwrap_err();
-        assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
+        assert!(error.class() == ErrorClass::PermissionDenied && error.refuses_publication(), "{error:?}");
         let error = reader.delete_file(&path("g")).await.unwrap_err();
         assert!(matches!(error, Error::PermissionDenied { .. }), "{error:?}");
 
@@ -448,4 +448,17 @@ async fn a_copy_is_believed_when_it_is_done() {
     let store = open(&with_key(&endpoint)).unwrap();
     store.rename(&path("a"), &path("b"), &Condition::Any).await.unwrap();
     assert_eq!(self::heads(&asked).iter().filter(|head| head.starts_with("put /c/p/b")).count(), 2);
+}
+
+/// As S3's: who may not write is told at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_put_refused_is_known_not_to_have_happened() {
+    let denied = || answer(403, &[("x-ms-error-code", "AuthorizationPermissionMismatch")], "");
+    let gone = || answer(404, &[("x-ms-error-code", "BlobNotFound")], "");
+    for (answers, is_known) in [(vec![denied(), gone()], true), (vec![answer(503, &[], ""), denied(), gone()], false)] {
+        let (endpoint, _asked) = scripted(answers);
+        let error = put_if(&open(&with_key(&endpoint)).unwrap(), "f", vec![7], 1, &Condition::Any).await.unwrap_err();
+        assert_eq!(error.refuses_publication(), is_known, "{error:?}");
+        assert_eq!(error.class(), ErrorClass::PermissionDenied);
+    }
 }

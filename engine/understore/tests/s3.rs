@@ -11,8 +11,8 @@ use std::{
 
 use bytes::Bytes;
 use citius_understore::{
-    Condition, Depth, Error, Failure, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord, StorePath,
-    UnderStore, open, testing::servers::SeaweedFs,
+    Condition, Depth, Error, ErrorClass, Failure, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord,
+    StorePath, UnderStore, open, testing::servers::SeaweedFs,
 };
 use futures::TryStreamExt;
 use scripted::{answer, header, refusal, scripted};
@@ -327,10 +327,24 @@ async fn a_failing_server_is_asked_as_often_as_the_mount_says() {
     }
 }
 
-async fn put_fails(store: &Arc<dyn UnderStore>) {
+async fn put_fails(store: &Arc<dyn UnderStore>) -> Error {
     let mut staged = store.stage(&path("f"), FileId([1; 16]), None).await.unwrap();
     staged.write(Bytes::from_static(b"content")).await.unwrap();
-    staged.publish(&Condition::MustNotExist).await.unwrap_err();
+    staged.publish(&Condition::MustNotExist).await.unwrap_err()
+}
+
+/// Whoever may not write is told at once, and not when the time is over in which a lost request could still be heard of.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_put_refused_is_known_not_to_have_happened() {
+    let denied = || refusal(403, "AccessDenied", "Access Denied");
+    let gone = || answer(404, &[], "");
+    for (answers, is_known) in [(vec![denied(), gone()], true), (vec![answer(503, &[], ""), denied(), gone()], false)] {
+        let (endpoint, _asked) = scripted(answers);
+        let error = put_fails(&open(&scripted_mount(&endpoint)).unwrap()).await;
+        assert_eq!(error.refuses_publication(), is_known, "{error:?}");
+        assert_eq!(error.class(), ErrorClass::PermissionDenied);
+        assert!(error.to_string().contains("denies access"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,7 +4,7 @@ use crate::args::{MountCheckArgs, Reach};
 use crate::connect_with;
 use crate::error::CliError;
 use crate::output::{json_line, shown, table};
-use crate::serve::mounts::{read_option, whole_uri};
+use crate::serve::mounts::{read_options, whole_uri};
 use citius_client::{CheckedStep, Config, MountCheckup, StepResult};
 use citius_control::check_under_store;
 use serde_json::{Value, json};
@@ -44,7 +44,7 @@ fn of_mount(reach: &Reach, args: &MountCheckArgs) -> Result<MountCheckup, CliErr
 /// An under-store, as this machine sees it.
 fn of_uri(args: &MountCheckArgs) -> Result<MountCheckup, CliError> {
     let uri = whole_uri(&args.target)?;
-    let options = args.options.iter().map(|text| read_option(text)).collect::<Result<Vec<_>, _>>()?;
+    let options = read_options(&args.options)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let checkup = runtime.block_on(check_under_store(&uri, &options, args.read_only, args.write));
     // A folder that gives no answer holds a thread, which nobody waits for.

@@ -43,13 +43,29 @@ pub(crate) fn from_flags(flags: &MountFlags, matches: &ArgMatches) -> Result<Vec
                     ))
                 },
             )?;
-        mount.options.push(read_option(text)?);
+        add_option(&mut mount.options, text)?;
     }
     Ok(mounts.into_iter().map(|(_, mount)| mount).collect())
 }
 
+/// The options of one mount.
+pub(crate) fn read_options(texts: &[String]) -> Result<Vec<(String, String)>, CliError> {
+    let mut options = Vec::new();
+    texts.iter().try_for_each(|text| add_option(&mut options, text))?;
+    Ok(options)
+}
+
+fn add_option(options: &mut Vec<(String, String)>, text: &str) -> Result<(), CliError> {
+    let (key, value) = read_option(text)?;
+    if options.iter().any(|(known, _)| *known == key) {
+        return Err(CliError::usage(format!("--option {key} is given twice for one mount: leave one of them away")));
+    }
+    options.push((key, value));
+    Ok(())
+}
+
 /// Reads `key=value` or `key=@file`. The value is never repeated in an error: it may be a secret.
-pub(crate) fn read_option(text: &str) -> Result<(String, String), CliError> {
+fn read_option(text: &str) -> Result<(String, String), CliError> {
     let (key, value) = text
         .split_once('=')
         .filter(|(key, _)| !key.is_empty())
@@ -129,11 +145,7 @@ pub(crate) fn add_request(args: &MountAddArgs) -> Result<(String, String, MountO
                 .as_millis() as i64,
         ),
     };
-    let options = MountOptions {
-        options: args.options.iter().map(|text| read_option(text)).collect::<Result<_, _>>()?,
-        read_only: args.read_only,
-        sync_interval_ms,
-    };
+    let options = MountOptions { options: read_options(&args.options)?, read_only: args.read_only, sync_interval_ms };
     Ok((args.path.clone(), whole_uri(&args.uri)?, options))
 }
 
@@ -178,6 +190,10 @@ mod tests {
         assert!(mounts(&["--mount", "/a"]).is_err());
         let error = mounts(&["--option", "secret=hunter2", "--mount", "/a=s3://a"]).unwrap_err();
         assert!(error.message().contains("secret") && !error.message().contains("hunter2"));
+        let twice = ["--mount", "/a=s3://a", "--option", "k=hunter2", "--mount", "/b=s3://b", "--option", "k=1"];
+        assert!(mounts(&twice).is_ok());
+        let error = mounts(&[&twice[..], &["--option", "k=hunter2"]].concat()).unwrap_err();
+        assert!(error.message().contains("--option k is given twice") && !error.message().contains("hunter2"));
         assert!(!read_option("hunter2").unwrap_err().message().contains("hunter2"));
     }
 

@@ -235,7 +235,7 @@ mod tests {
             headers.insert("x-ms-error-code", code.parse().unwrap());
         }
         let status = StatusCode::from_u16(status).unwrap();
-        Failure::of(&Answer { status, headers, body: Bytes::copy_from_slice(body.as_bytes()) })
+        Failure::of(&Answer::new(status, headers, Bytes::copy_from_slice(body.as_bytes())))
     }
 
     fn document(code: &str, message: &str, detail: &str) -> String {

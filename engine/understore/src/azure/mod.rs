@@ -326,7 +326,7 @@ impl Protocol for Azure {
         match Failure::of(&answer) {
             None => version_of(key, &answer),
             Some(failure) if refuses(&failure, condition) => Err(refused(key, &failure)),
-            Some(failure) => Err(self.client.failed(key, &failure)),
+            Some(failure) => Err(self.client.failed(key, &failure).unpublished_if(answer.is_final_refusal())),
         }
     }
 

@@ -225,7 +225,7 @@ mod tests {
 
     fn failure(status: u16, body: &str) -> Option<Failure> {
         let status = StatusCode::from_u16(status).unwrap();
-        Failure::of(&Answer { status, headers: HeaderMap::new(), body: Bytes::copy_from_slice(body.as_bytes()) })
+        Failure::of(&Answer::new(status, HeaderMap::new(), Bytes::copy_from_slice(body.as_bytes())))
     }
 
     #[test]

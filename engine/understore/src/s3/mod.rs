@@ -355,7 +355,7 @@ impl Protocol for S3 {
                 return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version.to_owned()) };
             };
             if !self.refuses(&failure, condition) {
-                return Err(self.client.failed(key, &failure));
+                return Err(self.client.failed(key, &failure).unpublished_if(answer.is_final_refusal()));
             }
             // Where the very version is there that was to be replaced, it was not understood.
             if let Condition::Replaces(token) = condition

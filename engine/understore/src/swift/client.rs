@@ -60,6 +60,8 @@ impl<'a> Request<'a> {
 pub(super) struct Failure {
     pub(super) status: StatusCode,
     message: String,
+    /// See [`Answer::is_final_refusal`].
+    pub(super) is_final: bool,
 }
 
 impl Failure {
@@ -67,7 +69,8 @@ impl Failure {
         if answer.status.is_success() {
             return None;
         }
-        Some(Self { status: answer.status, message: plain(answer.text().unwrap_or_default()) })
+        let message = plain(answer.text().unwrap_or_default());
+        Some(Self { status: answer.status, message, is_final: answer.is_final_refusal() })
     }
 
     pub(super) fn text(&self) -> String {

@@ -473,8 +473,13 @@ impl Protocol for Swift {
         match self.put_object(key, &[], content, file_id, condition).await? {
             Ok(version) => Ok(version),
             Err(failure) if failure.status == 412 => Err(Error::AlreadyExists { path: key.to_owned() }),
-            Err(failure) if failure.status == 404 => Err(self.client.missing_container()),
-            Err(failure) => Err(self.client.failed(key, &failure)),
+            Err(failure) => {
+                let error = match failure.status.as_u16() {
+                    404 => self.client.missing_container(),
+                    _ => self.client.failed(key, &failure),
+                };
+                Err(error.unpublished_if(failure.is_final))
+            }
         }
     }
 

@@ -135,6 +135,11 @@ impl Call {
     pub(crate) fn repeat(&self) -> Repeat {
         self.0.repeat
     }
+
+    /// Whether no request of it was repeated because one before it failed.
+    pub(crate) fn is_first_try(&self) -> bool {
+        self.0.patience.lock().is_fresh()
+    }
 }
 
 impl Default for Traffic {

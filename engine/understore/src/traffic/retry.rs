@@ -59,6 +59,11 @@ impl Patience {
         Self { retries_left: retries_max, backoff: BACKOFF_FIRST, deadline }
     }
 
+    /// Whether nothing was tried a second time.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.backoff == BACKOFF_FIRST
+    }
+
     /// When no retry begins any more.
     pub(super) fn deadline(&self) -> Instant {
         self.deadline

@@ -42,7 +42,7 @@ impl Default for TrafficSettings {
         Self {
             max_concurrency: 256,
             retries_max: 5,
-            retry_timeout: Duration::from_secs(60),
+            retry_timeout: Duration::from_secs(35),
             hedge: false,
             read_bytes_per_second: None,
             write_bytes_per_second: None,
@@ -248,7 +248,7 @@ mod tests {
     #[test]
     fn the_document_lists_every_option() {
         let document = include_str!("../../../../docs/mount-options.md");
-        let defaults = ["256", "5", "60s", "off", "off", "off", "5s", "20s"];
+        let defaults = ["256", "5", "35s", "off", "off", "off", "5s", "20s"];
         for (name, default) in TrafficSettings::NAMES.iter().zip(defaults) {
             let row = format!("| `{name}` | {default} |");
             assert!(document.contains(&row), "docs/mount-options.md lacks a row that begins with {row}");

@@ -30,6 +30,8 @@ pub(crate) struct Answer {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
+    /// Whether no other try of the request was made that may have had an effect, or may still have one.
+    pub(super) is_only: bool,
 }
 
 impl Answer {
@@ -43,7 +45,17 @@ impl Answer {
                 return Err(HttpError::new(HttpErrorKind::Decode, std::io::Error::other("the answer is too large")));
             }
         }
-        Ok(Self { status: parts.status, headers: parts.headers, body: bytes.into() })
+        Ok(Self::new(parts.status, parts.headers, bytes.into()))
+    }
+
+    pub(crate) fn new(status: StatusCode, headers: HeaderMap, body: Bytes) -> Self {
+        Self { status, headers, body, is_only: false }
+    }
+
+    /// Whether what was asked for did not happen, and never will.
+    pub(crate) fn is_final_refusal(&self) -> bool {
+        let may_pass = matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+        self.is_only && self.status.is_client_error() && !may_pass
     }
 
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
@@ -177,7 +189,7 @@ mod tests {
         }
         let read = |body: &str| {
             let body = Bytes::copy_from_slice(body.as_bytes());
-            let answer = Answer { status: StatusCode::OK, headers: HeaderMap::new(), body };
+            let answer = Answer::new(StatusCode::OK, HeaderMap::new(), body);
             answer.document::<Listing>("b").map(|listing| listing.keys.len())
         };
         assert_eq!(read("<?xml version=\"1.0\"?><!-- c --><Listing xmlns=\"u\"><Key>a</Key></Listing>").unwrap(), 1);

@@ -104,7 +104,7 @@ impl Web {
                 {
                     tracing::warn!(shown = request.shown, "what was sent arrived damaged, and is sent again");
                 }
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => return Ok(Answer { is_only: call.is_first_try(), ..answer }),
                 Err(error)
                     if request.repeat == Repeat::Harmless
                         && error.kind() != HttpErrorKind::Decode
