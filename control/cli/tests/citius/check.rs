@@ -1,11 +1,12 @@
 //! `citius mount check`: every cause has its own words.
 
 use crate::bucket::Prefix;
-use crate::support::{Process, citius};
+use crate::support::{Process, citius, put};
 use serde_json::Value;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 /// Runs `mount check --json`, with its exit code and what it said of an error.
 fn check(target: &str, flags: &[String]) -> (i32, Value, String) {
@@ -140,6 +141,19 @@ fn who_may_only_read_is_told_at_the_first_write() {
     let output = citius().args(["mount", "check", &bucket.uri(), "--write"]).args(&options).output().unwrap();
     let error = String::from_utf8(output.stderr).unwrap();
     assert!(error.contains("write: ") && error.contains("denies access"), "{error}");
+
+    // A write that is refused is over: there is no lost request whose time would have to be waited out.
+    let mount = format!("/data={}", bucket.uri());
+    let options = options.iter().map(String::as_str);
+    let local = Process::local(&["--mount", &mount].into_iter().chain(options).collect::<Vec<_>>());
+    assert_eq!(local.text(&["cat", "/data/f"]), "content");
+    let start = Instant::now();
+    let folder = tempfile::tempdir().unwrap();
+    let small = folder.path().join("small");
+    put(&small, b"x");
+    let error = local.fails(4, &["cp", &format!("file:{}", small.display()), "/data/small"]);
+    assert!(error.contains("/data/small") && error.contains("denies access"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 /// A real server, and a process whose clock is two hours ahead of it.
