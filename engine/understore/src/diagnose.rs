@@ -107,6 +107,8 @@ fn checked_step(error: &Error) -> usize {
     match error {
         Error::Unreachable { .. } | Error::Untrusted { .. } | Error::TimedOut { .. } | Error::Away { .. } => 0,
         Error::WrongKeys { .. } | Error::MissingKeys { .. } | Error::ClockSkew { .. } => 1,
+        // Opening the mount has looked at all others: what is left is whether the server is the one that is meant.
+        Error::InvalidOption { .. } => 1,
         Error::MissingBucket { .. }
         | Error::WrongRegion { .. }
         | Error::MissingFolder { .. }

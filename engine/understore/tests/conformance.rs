@@ -78,6 +78,21 @@ async fn s3_of_a_ceph_gateway() {
     server.stop().unwrap();
 }
 
+#[cfg(feature = "more-servers")]
+#[tokio::test(flavor = "multi_thread")]
+async fn s3_of_minio() {
+    use citius_understore::testing::servers::Minio;
+
+    let server = Minio::start().await.unwrap();
+    let name = format!("MinIO {}", server.version());
+    for prefix in ["", "deep/pre fix%"] {
+        let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
+        store.check().await.unwrap();
+        hold("minio", &name, store, &["descriptors_show_one_version"]).await;
+    }
+    server.stop().unwrap();
+}
+
 /// What SeaweedFS cannot show of it - generations that differ for equal content - is in `dialects.rs`.
 #[tokio::test(flavor = "multi_thread")]
 async fn gcs_through_a_stand_in() {

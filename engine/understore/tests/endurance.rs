@@ -18,7 +18,7 @@ use std::{
 
 use bytes::Bytes;
 #[cfg(feature = "more-servers")]
-use citius_understore::testing::servers::{Sftp, Swift, Webdav};
+use citius_understore::testing::servers::{Minio, Sftp, Swift, Webdav};
 use citius_understore::{
     Condition, Error, FileId, MountSpec, Settled, StagedRecord, StorePath, UnderStore, open,
     testing::servers::{Azurite, CephGateway, CephStore, Hdfs, SeaweedFs, Server},
@@ -76,6 +76,7 @@ killable! {
 
 #[cfg(feature = "more-servers")]
 killable! {
+    Minio: |server| server.s3().mount("p");
     Swift: |server| server.mount("p");
     Webdav: |server| {
         let (user, password) = server.keys();
@@ -383,6 +384,8 @@ systems! {
     s3_of_ceph: CephGateway::start(CephStore::Memory), true;
     azurite: Azurite::start(), false;
     hdfs: Hdfs::start(), true;
+    #[cfg(feature = "more-servers")]
+    s3_of_minio: Minio::start(), true;
     #[cfg(feature = "more-servers")]
     swift: Swift::start(), true;
     #[cfg(feature = "more-servers")]

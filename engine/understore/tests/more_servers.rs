@@ -9,7 +9,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{CephFs, CephGateway, CephStore, Sftp, Swift, Webdav, call, get};
+use citius_understore::testing::servers::{CephFs, CephGateway, CephStore, Minio, Sftp, Swift, Webdav, call, get};
+use citius_understore::{Condition, FileId, StorePath, open};
 use http::{HeaderValue, Method, Request, StatusCode};
 
 const CONTENT: &[u8] = b"the first file";
@@ -35,6 +36,23 @@ async fn ceph_gateway_on_bluestore() {
     assert_eq!(call(request(Method::PUT, &url, &token, CONTENT)).await.unwrap().status(), StatusCode::CREATED);
     server.restart().await.unwrap();
     assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().body(), CONTENT);
+    server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn minio() {
+    let mut server = Minio::start().await.unwrap();
+    println!("minio {}", server.version());
+    let path = StorePath::parse("file").unwrap();
+    let mut staged = open(&server.s3().mount("")).unwrap().stage(&path, FileId([1; 16]), None).await.unwrap();
+    staged.write(Bytes::from_static(CONTENT)).await.unwrap();
+    let token = staged.publish(&Condition::MustNotExist).await.unwrap();
+    server.restart().await.unwrap();
+    let mut found = Vec::new();
+    let mut landing = |_: u64, part: &[u8]| found.extend_from_slice(part);
+    let store = open(&server.s3().mount("")).unwrap();
+    store.read(&path, &token, 0..CONTENT.len() as u64, &mut landing).await.unwrap();
+    assert_eq!(found, CONTENT);
     server.stop().unwrap();
 }
 

@@ -49,7 +49,7 @@ const ROWS: &[Row] = &[
         name: "Amazon S3",
         uris: "`s3://bucket/prefix`, `s3a://`",
         credentials: "options, `AWS_*`, profiles, web identity, container and instance roles",
-        proof: Proof::StandIn(&["s3", "ceph-s3"]),
+        proof: Proof::StandIn(&["s3", "ceph-s3", "minio"]),
     },
     Row {
         name: "SeaweedFS by S3",
@@ -64,10 +64,10 @@ const ROWS: &[Row] = &[
         proof: Proof::Runs(&["ceph-s3"]),
     },
     Row {
-        name: "MinIO and others that speak S3",
+        name: "MinIO",
         uris: "`s3://bucket/prefix` with `aws_endpoint`",
         credentials: "as Amazon S3",
-        proof: Proof::NotRun("no package registry has a server of them"),
+        proof: Proof::Runs(&["minio"]),
     },
     Row {
         name: "Google Cloud Storage",

@@ -8,7 +8,8 @@ mod files;
 use std::{io, sync::Arc, time::Duration};
 
 use citius_understore::{
-    Condition, Error, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore, VersionToken,
+    Condition, Error, FileId, MountSpec, Outcome, Probe, Settled, StagedBody, StagedRecord, StorePath, UnderStore,
+    VersionToken, diagnose,
     testing::servers::{Hdfs, Sftp, Webdav},
 };
 use futures::TryStreamExt;
@@ -189,8 +190,12 @@ async fn sftp_says_what_is_wrong() {
     std::fs::write(&changed, format!("[127.0.0.1]:{port} {user_key}")).unwrap();
     for (file, word) in [(&empty, "ssh-keyscan"), (&changed, "not the server that it was")] {
         let known_hosts = file.display().to_string();
-        let refused = open(&good.clone().option("sftp_known_hosts", known_hosts)).check().await.unwrap_err();
+        let spec = good.clone().option("sftp_known_hosts", known_hosts);
+        let refused = open(&spec).check().await.unwrap_err();
         assert!(matches!(refused, Error::InvalidOption { .. }) && refused.to_string().contains(word), "{refused}");
+        let diagnosis = diagnose(&spec, Probe::Read).await;
+        let last = diagnosis.steps.last().unwrap();
+        assert!(last.name == "keys" && matches!(last.outcome, Outcome::Failed(_)), "{diagnosis:?}");
     }
     let mut options = good.options.clone();
     options.remove("sftp_key_file");

@@ -5,7 +5,7 @@ use super::progress::Progress;
 use super::walk::{self, Found, Miss};
 use crate::args::{FreeArgs, LoadArgs, Reach};
 use crate::error::CliError;
-use crate::output::say;
+use crate::output::{human_bytes, say};
 use citius_client::Client;
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,7 +43,25 @@ pub(crate) fn load(client: &Client, reach: &Reach, args: &LoadArgs) -> Result<()
         });
     });
     progress.end();
-    sum.into_inner().end(reach, "loaded", loaded_bytes)
+    let ended = sum.into_inner().end(reach, "loaded", loaded_bytes);
+    if !reach.json && !reach.quiet {
+        say_if_evicted(client, loaded_bytes);
+    }
+    ended
+}
+
+/// Says so when more was loaded than there is room for. Who cannot be asked says nothing of it.
+fn say_if_evicted(client: &Client, loaded_bytes: u64) {
+    let Ok(cluster) = client.cluster() else { return };
+    let live = cluster.workers.iter().filter(|worker| worker.live);
+    let room: u64 = live.map(|worker| worker.counters.memory_capacity_bytes).sum();
+    if loaded_bytes > room {
+        say!(
+            "citius: that is more than the {} that the workers have in all, so some of it is evicted again; \
+             `citius stat PATH` tells how much of a file is cached",
+            human_bytes(room)
+        );
+    }
 }
 
 /// Forgets the clean cached blocks of files.

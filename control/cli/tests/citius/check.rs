@@ -124,6 +124,10 @@ fn each_cause_has_its_own_words() {
     assert_eq!(step, "network");
     assert!(words.contains("certificate") && words.contains("no safe connection"), "{words}");
 
+    let (step, words) = failure(&bucket.endpoint().replace("http:", "webdavs:"), &[]);
+    assert_eq!(step, "network");
+    assert!(words.contains("certificate") && words.contains("no safe connection"), "{words}");
+
     let (step, words) = failure(&uri, &with(&options, "aws_regoin", "x"));
     assert_eq!(step, "settings");
     assert!(words.contains("did you mean aws_region?"), "{words}");

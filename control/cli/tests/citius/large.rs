@@ -57,6 +57,9 @@ fn a_file_larger_than_memory_is_read_and_written() {
     let local = Process::local(&["--mount", &format!("/data={}", data.path().display())]);
     read_and_copy(&local);
     compare(std::fs::File::open(data.path().join("copy")).unwrap());
+    let load = local.try_run(&["load", "/data/large"]);
+    let words = String::from_utf8(load.stderr).unwrap();
+    assert!(load.status.success() && words.contains("more than the 512 MiB that the workers have"), "{words}");
 }
 
 #[test]

@@ -324,13 +324,21 @@ fn a_day_on_gluster() {
 mod more {
     use super::*;
     use crate::support::citius;
-    use citius_understore::testing::servers::{CephFs, HdfsPair, Kdc, NameNode, Protection, Sftp, Swift, Webdav};
+    use citius_understore::testing::servers::{
+        CephFs, HdfsPair, Kdc, Minio, NameNode, Protection, Sftp, Swift, Webdav,
+    };
     use citius_understore::testing::{is_alone, run_alone};
 
     #[test]
     fn a_day_on_swift() {
         let (server, system) = System::start(Swift::start(), |server| server.mount("day"));
         system.live("swift", &format!("OpenStack Swift {}", server.version()), true);
+    }
+
+    #[test]
+    fn a_day_on_minio() {
+        let (server, system) = System::start(Minio::start(), |server| server.s3().mount("day"));
+        system.live("minio", &format!("MinIO {}", server.version()), true);
     }
 
     #[test]

@@ -207,7 +207,7 @@ fn connection_error(endpoint: &str, advice: &Advice, shown: &str, error: HttpErr
 
 /// Whether a connection failed in its handshake. The libraries below keep the kinds of these failures to themselves; these
 /// are the words of rustls.
-fn is_of_tls(reason: &str) -> bool {
+pub(crate) fn is_of_tls(reason: &str) -> bool {
     [
         "invalid peer certificate",
         "received corrupt message",

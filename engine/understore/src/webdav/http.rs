@@ -7,7 +7,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Body, Client, ClientBuilder, Response, redirect::Policy};
 use url::Url;
 
-use crate::{Error, Result, error::Source, traffic::retry_after, tree::ADVICE_UNREACHABLE};
+use crate::{Error, Result, error::Source, traffic::retry_after, tree::ADVICE_UNREACHABLE, web::is_of_tls};
 
 /// Bytes of an error's text that are shown.
 const REASON_BYTES_MAX: usize = 300;
@@ -90,7 +90,11 @@ pub(super) fn lost(endpoint: &str, path: &str, error: reqwest::Error) -> Error {
     if error.is_builder() || error.is_redirect() {
         return Error::Store { path: path.to_owned(), source: Source::from(error) };
     }
-    Error::Unreachable { endpoint: endpoint.to_owned(), reason: chain(&error), advice: ADVICE_UNREACHABLE }
+    let (endpoint, reason) = (endpoint.to_owned(), chain(&error));
+    if error.is_connect() && is_of_tls(&reason) {
+        return Error::Untrusted { endpoint, reason };
+    }
+    Error::Unreachable { endpoint, reason, advice: ADVICE_UNREACHABLE }
 }
 
 fn refusal(endpoint: &str, path: &str, status: StatusCode, headers: &HeaderMap, text: &str) -> Error {

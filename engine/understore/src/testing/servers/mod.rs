@@ -16,6 +16,7 @@
 //! | `shim.rs` | [`StandIn`] | as GCS or OSS, before SeaweedFS |
 //! | `endless.rs` | [`EndlessBucket`] | S3, of objects that lie nowhere |
 //! | `cephfs.rs` | [`CephFs`] | a mounted folder |
+//! | `minio.rs` | [`Minio`] | S3 |
 //! | `sftp.rs` | [`Sftp`] | SFTP |
 //! | `swift.rs` | [`Swift`] | Swift |
 //! | `webdav.rs` | [`Webdav`] | WebDAV |
@@ -38,6 +39,7 @@ mod hdfs_pair;
 mod http;
 mod install;
 mod kdc;
+mod minio;
 mod ports;
 mod s3_bucket;
 mod seaweedfs;
@@ -57,6 +59,7 @@ pub use gluster::Gluster;
 pub use hdfs::{Hdfs, Protection};
 pub use hdfs_pair::{HdfsPair, NameNode};
 pub use kdc::Kdc;
+pub use minio::Minio;
 pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
 pub use seaweedfs::SeaweedFs;
