@@ -174,6 +174,12 @@ impl S3 {
         self.ask_bucket(prefix, &query).await?.document(prefix)
     }
 
+    async fn uploads_below(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
+        let page = self.uploads_page(prefix, from, true).await?;
+        // Ceph encodes the keys of this list and does not say so: what they are is told only by keys as they are.
+        if page.says_encoded() { Ok(page.into()) } else { Ok(self.uploads_page(prefix, from, false).await?.into()) }
+    }
+
     /// Whether a failure says that the condition of a publication does not hold. An object that was to be replaced and is
     /// gone is one way of that.
     fn refuses(&self, failure: &Failure, condition: &Condition) -> bool {
@@ -500,8 +506,9 @@ impl Protocol for S3 {
     }
 
     async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
-        let page = self.uploads_page(prefix, from, true).await?;
-        // Ceph encodes the keys of this list and does not say so: what they are is told only by keys as they are.
-        if page.says_encoded() { Ok(page.into()) } else { Ok(self.uploads_page(prefix, from, false).await?.into()) }
+        let found = self.uploads_below(prefix, from).await?;
+        // MinIO takes a prefix for a whole key. Who asks passes over what does not begin with it.
+        let is_none = found.uploads.is_empty() && found.next.is_none();
+        if is_none && !prefix.is_empty() { self.uploads_below("", from).await } else { Ok(found) }
     }
 }
