@@ -24,6 +24,7 @@ mod service;
 pub mod state;
 mod sync;
 
+pub use citius_understore::with_small_scheme;
 pub use error::Error;
 pub use master::{Master, MasterConfig, RootSpec};
 pub use service::check_under_store;

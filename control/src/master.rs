@@ -323,9 +323,10 @@ fn root_spec(config: &MasterConfig) -> Result<MountSpec, Error> {
             RootSpec { uri, options: Vec::new(), sync_interval_ms: None }
         }
     };
-    let sync_interval_ms = spec.sync_interval_ms.unwrap_or_else(|| SyncInterval::default_ms(&spec.uri));
+    let uri = citius_understore::with_small_scheme(&spec.uri).into_owned();
+    let sync_interval_ms = spec.sync_interval_ms.unwrap_or_else(|| SyncInterval::default_ms(&uri));
     SyncInterval::from_ms(sync_interval_ms).map_err(Error::Refused)?;
-    Ok(MountSpec { uri: spec.uri, options: MountOptions(spec.options), read_only: false, sync_interval_ms })
+    Ok(MountSpec { uri, options: MountOptions(spec.options), read_only: false, sync_interval_ms })
 }
 
 /// Founds the cluster the first time; later, checks that the root is the one it was founded on.

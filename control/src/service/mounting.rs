@@ -30,7 +30,7 @@ impl Service {
             Operation::MountAdd { uri, options, read_only, sync_interval_ms, .. } => {
                 self.check_unmounted(&path)?;
                 let store = open_checked(&store_spec(&uri, &options, read_only)).await?;
-                let spec = logged_spec(uri, options, read_only, sync_interval_ms)?;
+                let spec = logged_spec(&uri, options, read_only, sync_interval_ms)?;
                 let path = path.as_str().to_owned();
                 let reply = self.propose(Some(caller), Change::MountAdd { path, spec }).await?;
                 if let Reply::Mount(id) = reply {

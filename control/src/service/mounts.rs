@@ -224,7 +224,7 @@ impl MountTable {
 /// # Errors
 /// `InvalidArgument` for an option given twice or an interval that makes no sense.
 pub(crate) fn logged_spec(
-    uri: String,
+    uri: &str,
     options: Vec<(String, String)>,
     read_only: bool,
     sync_interval_ms: Option<i64>,
@@ -235,6 +235,7 @@ pub(crate) fn logged_spec(
         let words = format!("the option {} is given twice: leave one out", twice[0]);
         return Err(Failure::new(Status::InvalidArgument, words));
     }
+    let uri = citius_understore::with_small_scheme(uri).into_owned();
     let sync_interval_ms = sync_interval_ms.unwrap_or_else(|| SyncInterval::default_ms(&uri));
     SyncInterval::from_ms(sync_interval_ms)?;
     Ok(MountSpec { uri, options: crate::state::MountOptions(options), read_only, sync_interval_ms })

@@ -445,7 +445,11 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         ("control characters in names", yes(control_characters)),
         (
             "what a dead write has uploaded",
-            if drops_parts { "is dropped by the store itself, in time" } else { "is found and deleted by a sweep" },
+            if drops_parts {
+                "is dropped by the store itself, in time"
+            } else {
+                "is known to the master's log, and deleted"
+            },
         ),
         (
             "every other character in names",

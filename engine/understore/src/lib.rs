@@ -74,7 +74,7 @@ pub use error::{Error, ErrorClass, Result, Source};
 pub use local::{LocalDirectory, LocalStore};
 #[cfg(feature = "testing")]
 pub use memory::MemoryStore;
-pub use mount::{MountSpec, open};
+pub use mount::{MountSpec, open, with_small_scheme};
 pub use path::{COMPONENT_BYTES_MAX, PATH_BYTES_MAX, StorePath};
 pub use secret::{Secret, redact};
 pub use staged::{FileId, PARTS_MAX, Part, Remnant, Settled, Staged, StagedBody, StagedRecord, Swept};

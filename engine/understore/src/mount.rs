@@ -2,7 +2,7 @@
 //!
 //! The registry below is the only place that knows all systems; a new one is a line in it and a file of its own.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, path::PathBuf, sync::Arc};
 
 use crate::{
     Error, Result, Secret, UnderStore,
@@ -153,8 +153,7 @@ pub(crate) fn aliased(name: &str) -> impl Iterator<Item = &'static str> {
 /// Opens a store. Nothing is asked of it yet: call [`UnderStore::check`] next, which finds within seconds whether it works.
 /// Must be called inside a tokio runtime where the store is a network one.
 pub fn open(spec: &MountSpec) -> Result<Arc<dyn UnderStore>> {
-    let lowered = with_small_scheme(spec);
-    let spec = lowered.as_ref().unwrap_or(spec);
+    let spec = &MountSpec { uri: with_small_scheme(&spec.uri).into_owned(), ..spec.clone() };
     let scheme = if spec.uri.starts_with('/') { "file" } else { scheme_of(spec)? };
     let system = REGISTRY.iter().find(|system| system.speaks(scheme)).ok_or_else(|| Error::UnknownScheme {
         uri: spec.redacted_uri(),
@@ -177,11 +176,14 @@ fn known_schemes() -> String {
     schemes.join(", ")
 }
 
-/// The same with the scheme in small letters, if it is not: it means the same in capitals.
-fn with_small_scheme(spec: &MountSpec) -> Option<MountSpec> {
-    let (scheme, rest) = spec.uri.split_once(':').filter(|(scheme, _)| !scheme.contains('/'))?;
-    let small = scheme.to_ascii_lowercase();
-    (small != scheme).then(|| MountSpec { uri: format!("{small}:{rest}"), ..spec.clone() })
+/// A URI with its scheme in small letters: it means the same in capitals. Whoever keeps URIs keeps this.
+pub fn with_small_scheme(uri: &str) -> Cow<'_, str> {
+    match uri.split_once(':') {
+        Some((scheme, rest)) if !scheme.contains('/') && scheme.bytes().any(|byte| byte.is_ascii_uppercase()) => {
+            format!("{}:{rest}", scheme.to_ascii_lowercase()).into()
+        }
+        _ => uri.into(),
+    }
 }
 
 fn scheme_of(spec: &MountSpec) -> Result<&str> {

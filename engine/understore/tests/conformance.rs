@@ -85,10 +85,15 @@ async fn s3_of_minio() {
 
     let server = Minio::start().await.unwrap();
     let name = format!("MinIO {}", server.version());
-    for prefix in ["", "deep/pre fix%"] {
+    // It takes a prefix of uploads for a whole key, and drops them by itself after a day.
+    let skips: [(&str, &[&str]); 2] = [
+        ("", &["descriptors_show_one_version"]),
+        ("deep/pre fix%", &["sweep_takes_the_dead_only", "descriptors_show_one_version"]),
+    ];
+    for (prefix, skips) in skips {
         let store = citius_understore::open(&server.s3().mount(prefix)).unwrap();
         store.check().await.unwrap();
-        hold("minio", &name, store, &["descriptors_show_one_version"]).await;
+        hold("minio", &name, store, skips).await;
     }
     server.stop().unwrap();
 }

@@ -175,7 +175,7 @@ can do; [mount-options.md](mount-options.md) has the options, and
 - **contract**: every promise that Citius builds on, point by point, on a real server
   (`engine/understore/src/testing/conformance`). Points that a system cannot keep are named below; where one is, Citius knows
   it, and says so.
-- **day**: mount, cold read, second read without a request, change underneath, write, rename, delete, `kill -9`, unmount,
+- **day**: mount, cold read, second read (without a request, where Citius makes them), change underneath, write, rename, delete, `kill -9`, unmount,
   by the command line (`control/cli/tests/citius/systems.rs`). Where nothing can be written, that every change is refused.
 
 | system | URI | credentials | |

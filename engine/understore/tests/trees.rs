@@ -233,7 +233,7 @@ async fn webdav_says_what_is_wrong() {
     }
     let tls = MountSpec { uri: good.uri.replace("http:", "https:"), ..good.clone() };
     let refused = open(&tls).check().await.unwrap_err();
-    assert!(matches!(refused, Error::Unreachable { .. }), "{refused}");
+    assert!(matches!(refused, Error::Untrusted { .. }), "{refused}");
     server.stop().unwrap();
     let away = store.check().await.unwrap_err();
     assert!(matches!(away, Error::Unreachable { .. }) && away.is_transient(), "{away}");

@@ -173,7 +173,9 @@ impl BlockCache {
 
     /// Gives up every map that nobody reads just now: a worker without room cannot have the pages of a block back that is
     /// mapped here, though it has evicted it long ago. What is still resident there is mapped again for little.
-    pub(crate) fn give_up_idle(&self, stats: &Stats) {
+    ///
+    /// Whether there were any.
+    pub(crate) fn give_up_idle(&self, stats: &Stats) -> bool {
         let mut given_up = Vec::new();
         for slot in &self.state.lock().clock {
             let Some(mut block) = slot.block.try_write() else { continue };
@@ -181,7 +183,7 @@ impl BlockCache {
             given_up.extend(block.take_if(|block| Arc::strong_count(block) == 1));
         }
         add(&stats.unmaps, given_up.len() as u64);
-        drop(given_up);
+        !given_up.is_empty()
     }
 
     /// Puts a new map into its slot and gives others up for it. The owner holds the slot's `filling`.
@@ -273,7 +275,7 @@ mod tests {
         slots.iter().for_each(|slot| cache.admit(slot, block(), &stats));
         let view = slots[1].block().unwrap();
         let reading = slots[2].try_read().unwrap();
-        cache.give_up_idle(&stats);
+        assert!(cache.give_up_idle(&stats) && !cache.give_up_idle(&stats));
         assert!(slots[0].block().is_none() && slots[3].block().is_none());
         assert!(Arc::ptr_eq(&view, &slots[1].block().unwrap()) && reading.is_some());
         assert_eq!(stats.snapshot().unmaps, 2);

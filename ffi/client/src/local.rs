@@ -81,12 +81,15 @@ impl FileState {
                 if slot.take_lead() {
                     self.read_ahead(version, span.index);
                 }
-                match self.map_block(version, span.index, slot, deadline) {
+                let mut mapped = self.map_block(version, span.index, slot, deadline);
+                if mapped.as_ref().is_err_and(|error| error.status() == Status::NoSpace)
+                    && self.client.blocks.give_up_idle(&self.client.stats)
+                {
+                    mapped = self.map_block(version, span.index, slot, deadline);
+                }
+                match mapped {
                     Ok(block) => block,
                     Err(error) if may_read_inline(error.status()) => {
-                        if error.status() == Status::NoSpace {
-                            self.client.blocks.give_up_idle(&self.client.stats);
-                        }
                         slot.refuse();
                         return Ok(Reading::Unmapped);
                     }

@@ -57,7 +57,7 @@ pub(crate) fn read_options(texts: &[String]) -> Result<Vec<(String, String)>, Cl
 
 fn add_option(options: &mut Vec<(String, String)>, text: &str) -> Result<(), CliError> {
     let (key, value) = read_option(text)?;
-    if options.iter().any(|(known, _)| *known == key) {
+    if options.iter().any(|(known, _)| known.eq_ignore_ascii_case(&key)) {
         return Err(CliError::usage(format!("--option {key} is given twice for one mount: leave one of them away")));
     }
     options.push((key, value));
@@ -83,6 +83,7 @@ fn read_option(text: &str) -> Result<(String, String), CliError> {
 /// A folder given by a relative path becomes absolute, as it is used: master and workers have their own working
 /// directories, and `..` behind a symbolic link is not what it looks like. A path that is absolute stays as it is given.
 pub(crate) fn whole_uri(uri: &str) -> Result<String, CliError> {
+    let uri = &*citius_control::with_small_scheme(uri);
     let is_scheme = uri.split_once(':').is_some_and(|(scheme, _)| {
         scheme.len() > 1 && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
     });
@@ -192,8 +193,8 @@ mod tests {
         assert!(error.message().contains("secret") && !error.message().contains("hunter2"));
         let twice = ["--mount", "/a=s3://a", "--option", "k=hunter2", "--mount", "/b=s3://b", "--option", "k=1"];
         assert!(mounts(&twice).is_ok());
-        let error = mounts(&[&twice[..], &["--option", "k=hunter2"]].concat()).unwrap_err();
-        assert!(error.message().contains("--option k is given twice") && !error.message().contains("hunter2"));
+        let error = mounts(&[&twice[..], &["--option", "K=hunter2"]].concat()).unwrap_err();
+        assert!(error.message().contains("--option K is given twice") && !error.message().contains("hunter2"));
         assert!(!read_option("hunter2").unwrap_err().message().contains("hunter2"));
     }
 
@@ -203,6 +204,8 @@ mod tests {
         let here = here.to_str().unwrap();
         assert_eq!(whole_uri("./x").unwrap(), format!("{here}/x"));
         assert_eq!(whole_uri("file:x y").unwrap(), format!("{here}/x y"));
+        assert_eq!(whole_uri("FILE:x y").unwrap(), format!("{here}/x y"));
+        assert_eq!(whole_uri("S3A://Bucket").unwrap(), "s3a://Bucket");
         // `mount ls` showed what was typed, with a `..` in it.
         assert_eq!(whole_uri("./src/../tests").unwrap(), format!("{here}/tests"));
         assert_eq!(whole_uri("file:src/..").unwrap(), here);

@@ -311,7 +311,7 @@ fn a_day_of_reading_by_opendal() {
     system.live_reading("opendal-webdav", &format!("SeaweedFS {}, written natively", server.version()));
 }
 
-/// A mounted folder whose file system lies on a network: its files are asked for each time, as those of any folder are. It is
+/// A mounted folder whose file system lies on a network: no requests of ours are counted. It is
 /// named as on any machine, by server and volume.
 #[test]
 fn a_day_on_gluster() {

@@ -218,6 +218,6 @@ pub(crate) trait Protocol: Send + Sync {
     /// the [`Fence`].
     async fn abort_upload(&self, key: &str, upload_id: &str) -> Result<()>;
 
-    /// A page of the uploads under way whose keys begin with `prefix`, and maybe others.
+    /// A page of the uploads under way whose keys begin with `prefix`.
     async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads>;
 }

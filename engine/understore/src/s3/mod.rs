@@ -126,7 +126,7 @@ impl S3 {
             let is_race = answer.status == 409
                 && Failure::of(&answer).is_some_and(|failure| !self.client.dialect.says_exists(&failure));
             if !is_race || races == RACES_MAX {
-                return Ok(answer);
+                return Ok(if races == 0 { answer } else { answer.of_several() });
             }
             races += 1;
             tokio::time::sleep(RACE_PAUSE * races).await;
@@ -172,12 +172,6 @@ impl S3 {
             query.extend([("key-marker", from.key.as_str()), ("upload-id-marker", from.id.as_str())]);
         }
         self.ask_bucket(prefix, &query).await?.document(prefix)
-    }
-
-    async fn uploads_below(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
-        let page = self.uploads_page(prefix, from, true).await?;
-        // Ceph encodes the keys of this list and does not say so: what they are is told only by keys as they are.
-        if page.says_encoded() { Ok(page.into()) } else { Ok(self.uploads_page(prefix, from, false).await?.into()) }
     }
 
     /// Whether a failure says that the condition of a publication does not hold. An object that was to be replaced and is
@@ -352,7 +346,7 @@ impl Protocol for S3 {
     }
 
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
-        let mut is_bare = self.wants_bare_etags.load(Relaxed);
+        let (mut is_bare, mut is_again) = (self.wants_bare_etags.load(Relaxed), false);
         loop {
             let answer = self.try_put(key, content.clone(), file_id, condition, is_bare).await?;
             let Some(failure) = Failure::of(&answer) else {
@@ -361,7 +355,8 @@ impl Protocol for S3 {
                 return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version.to_owned()) };
             };
             if !self.refuses(&failure, condition) {
-                return Err(self.client.failed(key, &failure).unpublished_if(answer.is_final_refusal()));
+                let is_final = answer.is_final_refusal() && !is_again;
+                return Err(self.client.failed(key, &failure).unpublished_if(is_final));
             }
             // Where the very version is there that was to be replaced, it was not understood.
             if let Condition::Replaces(token) = condition
@@ -369,7 +364,7 @@ impl Protocol for S3 {
                 && self.client.dialect.version == Version::Etag
                 && matches!(self.head(key).await, Ok(head) if Some(head.object.version.as_str()) == text_of(token))
             {
-                is_bare = true;
+                (is_bare, is_again) = (true, true);
                 continue;
             }
             return Err(self.refused(key, condition, &failure));
@@ -506,9 +501,8 @@ impl Protocol for S3 {
     }
 
     async fn uploads(&self, prefix: &str, from: Option<&UploadsFrom>) -> Result<Uploads> {
-        let found = self.uploads_below(prefix, from).await?;
-        // MinIO takes a prefix for a whole key. Who asks passes over what does not begin with it.
-        let is_none = found.uploads.is_empty() && found.next.is_none();
-        if is_none && !prefix.is_empty() { self.uploads_below("", from).await } else { Ok(found) }
+        let page = self.uploads_page(prefix, from, true).await?;
+        // Ceph encodes the keys of this list and does not say so: what they are is told only by keys as they are.
+        if page.says_encoded() { Ok(page.into()) } else { Ok(self.uploads_page(prefix, from, false).await?.into()) }
     }
 }

@@ -52,6 +52,11 @@ impl Answer {
         Self { status, headers, body, is_only: false }
     }
 
+    /// The last of several answers to one request.
+    pub(crate) fn of_several(self) -> Self {
+        Self { is_only: false, ..self }
+    }
+
     /// Whether what was asked for did not happen, and never will.
     pub(crate) fn is_final_refusal(&self) -> bool {
         let may_pass = matches!(self.status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
