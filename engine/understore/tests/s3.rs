@@ -48,6 +48,30 @@ async fn on_one_server() {
     secrets_are_in_no_text(&server).await;
     many_are_deleted_by_few_requests(&server).await;
     what_is_large_is_renamed_in_parts(&server).await;
+    the_longest_keys_hold_what_they_are_given(&server).await;
+}
+
+/// S3 takes keys of 1,024 bytes. One more is refused before anybody is asked.
+async fn the_longest_keys_hold_what_they_are_given(server: &SeaweedFs) {
+    const KEY_BYTES: usize = 1024;
+    let store = open(&server.s3().mount("keys")).unwrap();
+    let below = ["d", "e", "f"].map(|letter| letter.repeat(255)).join("/");
+    let at = |bytes: usize, last: &str| format!("{below}/{}", last.repeat(bytes - "keys/".len() - below.len() - 1));
+    let (longest, moved) = (at(KEY_BYTES, "g"), at(KEY_BYTES, "h"));
+    put(&store, &longest, b"content", 1).await;
+    let pages: Vec<_> = store.list(&path(&below), "").try_collect().await.unwrap();
+    let names: Vec<_> = pages.iter().flat_map(|page| &page.entries).map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, [longest.rsplit('/').next().unwrap()]);
+    store.rename(&path(&longest), &path(&moved), &Condition::MustNotExist).await.unwrap();
+    let token = store.stat(&path(&moved)).await.unwrap().token;
+    let mut found = Vec::new();
+    store.read(&path(&moved), &token, 0..7, &mut |_: u64, part: &[u8]| found.extend_from_slice(part)).await.unwrap();
+    assert_eq!(found, b"content");
+    store.delete_file(&path(&moved)).await.unwrap();
+    let before = store.traffic().totals().requests;
+    let refused = store.stat(&path(&at(KEY_BYTES + 1, "g"))).await.unwrap_err();
+    assert!(matches!(refused, Error::Unnameable { .. }) && refused.to_string().contains("1024 bytes"), "{refused}");
+    assert_eq!(store.traffic().totals().requests, before);
 }
 
 /// 1,300 objects go by two requests and some lists, whatever they are called, and nothing else does.
