@@ -158,6 +158,16 @@ fn who_may_only_read_is_told_at_the_first_write() {
     let error = local.fails(4, &["cp", &format!("file:{}", small.display()), "/data/small"]);
     assert!(error.contains("/data/small") && error.contains("denies access"), "{error}");
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    let changes: [(&[&str], &str); 3] = [
+        (&["rm", "/data/f"], "deleting"),
+        (&["mv", "/data/f", "/data/g"], "renaming"),
+        (&["mkdir", "/data/d"], "making"),
+    ];
+    for (change, doing) in changes {
+        let error = local.fails(4, change);
+        assert!(error.contains(change[1]) && error.contains(doing) && error.contains("denies access"), "{error}");
+    }
+    assert_eq!(local.text(&["cat", "/data/f"]), "content");
 }
 
 /// A real server, and a process whose clock is two hours ahead of it.
