@@ -378,10 +378,10 @@ impl Shard {
         let pool = self.pool.usage();
         let tally = &self.counters;
         Counters {
-            memory_capacity_bytes: u64::from(pool.pages_granted) * page,
+            memory_capacity_bytes: pool.bytes_granted(),
             memory_used_bytes: u64::from(pool.pages_used - pool.pages_recycled) * page,
             memory_pinned_bytes: kept + self.writing.bytes_held(),
-            memory_mapped_bytes: u64::from(pool.pages_owed) * page,
+            memory_mapped_bytes: pool.bytes_owed(),
             blocks: blocks.len() as u64,
             connections: tally.connections.get(),
             requests: tally.requests.get(),

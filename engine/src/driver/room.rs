@@ -80,8 +80,8 @@ impl Shard {
         self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).for_each(|stat| add(stat.id.file, stat.bytes_held));
         let pool = self.pool.usage();
         // Evicted and still mapped by clients: nobody knows until when.
-        staying += u64::from(pool.pages_owed) * PAGE_BYTES as u64;
-        passing > 0 && passing + staying + bytes > u64::from(pool.pages_granted) * PAGE_BYTES as u64
+        staying += pool.bytes_owed();
+        passing > 0 && passing + staying + bytes > pool.bytes_granted()
     }
 
     /// Lets a block be completed when it fits beside those that are being completed already. Otherwise many would each hold
@@ -92,8 +92,8 @@ impl Shard {
             let (under_way, pool) = (self.completing_bytes.get(), self.pool.usage());
             let dirty: u64 =
                 self.blocks.borrow().blocks().filter(|stat| stat.is_dirty).map(|stat| stat.bytes_held).sum();
-            let taken = dirty + self.writing.bytes_held() + u64::from(pool.pages_owed) * PAGE_BYTES as u64;
-            let room = (u64::from(pool.pages_granted) * PAGE_BYTES as u64).saturating_sub(taken);
+            let taken = dirty + self.writing.bytes_held() + pool.bytes_owed();
+            let room = pool.bytes_granted().saturating_sub(taken);
             under_way > 0 && under_way + block_bytes > room
         };
         // Small blocks fit as good as always, and ask for no more than this.
@@ -220,17 +220,16 @@ impl Shard {
         }
         let pool = self.pool.usage();
         let mib = |bytes: u64| bytes >> 20;
-        let page = PAGE_BYTES as u64;
         Failure::new(
             Status::NoSpace,
             format!(
                 "the memory tier of this shard is full: of {} MiB, {} MiB hold unpersisted files, {} MiB are being \
                  fetched, {} MiB are mapped by clients. Delete must-cache files, write fewer files at once, or give \
                  the worker more with --memory",
-                mib(u64::from(pool.pages_granted) * page),
+                mib(pool.bytes_granted()),
                 mib(dirty),
                 mib(filling),
-                mib(u64::from(pool.pages_owed) * page),
+                mib(pool.bytes_owed()),
             ),
         )
     }

@@ -61,6 +61,18 @@ pub struct PoolUse {
     pub pages_recycled: u32,
 }
 
+impl PoolUse {
+    /// Bytes of all pages.
+    pub fn bytes_granted(&self) -> u64 {
+        u64::from(self.pages_granted) * PAGE_BYTES as u64
+    }
+
+    /// Bytes of those that are owed.
+    pub fn bytes_owed(&self) -> u64 {
+        u64::from(self.pages_owed) * PAGE_BYTES as u64
+    }
+}
+
 /// The pages of one shard. A clone is the same pool.
 #[derive(Clone)]
 pub struct PagePool {

@@ -346,7 +346,8 @@ impl Protocol for S3 {
     }
 
     async fn put(&self, key: &str, content: Vec<Bytes>, file_id: FileId, condition: &Condition) -> Result<String> {
-        let (mut is_bare, mut is_again) = (self.wants_bare_etags.load(Relaxed), false);
+        let wants_bare = self.wants_bare_etags.load(Relaxed);
+        let mut is_bare = wants_bare;
         loop {
             let answer = self.try_put(key, content.clone(), file_id, condition, is_bare).await?;
             let Some(failure) = Failure::of(&answer) else {
@@ -355,7 +356,7 @@ impl Protocol for S3 {
                 return if version.is_empty() { self.version_of(key, file_id).await } else { Ok(version.to_owned()) };
             };
             if !self.refuses(&failure, condition) {
-                let is_final = answer.is_final_refusal() && !is_again;
+                let is_final = answer.is_final_refusal() && is_bare == wants_bare;
                 return Err(self.client.failed(key, &failure).unpublished_if(is_final));
             }
             // Where the very version is there that was to be replaced, it was not understood.
@@ -364,7 +365,7 @@ impl Protocol for S3 {
                 && self.client.dialect.version == Version::Etag
                 && matches!(self.head(key).await, Ok(head) if Some(head.object.version.as_str()) == text_of(token))
             {
-                (is_bare, is_again) = (true, true);
+                is_bare = true;
                 continue;
             }
             return Err(self.refused(key, condition, &failure));

@@ -2,17 +2,23 @@
 
 use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header::AUTHORIZATION};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{AUTHORIZATION, LOCATION},
+};
 use reqwest::{Body, Client, ClientBuilder, Response, redirect::Policy};
 use url::Url;
 
-use crate::{Error, Result, error::Source, traffic::retry_after, tree::ADVICE_UNREACHABLE, web::is_of_tls};
+use crate::{
+    Error, Result,
+    error::Source,
+    traffic::retry_after,
+    tree::ADVICE_UNREACHABLE,
+    web::{encode_path, header_of, is_of_tls},
+};
 
 /// Bytes of an error's text that are shown.
 const REASON_BYTES_MAX: usize = 300;
-/// All but what a URL may hold unencoded in every place.
-const STRICT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
 /// Where requests go and how they are made. Not printable: it leads to the password.
 pub(super) struct Http {
@@ -44,7 +50,7 @@ impl Http {
     pub(super) fn url(&self, path: &str) -> Url {
         let mut url = self.base.clone();
         let folder = url.path().trim_end_matches('/').to_owned();
-        url.set_path(&format!("{folder}/{}", utf8_percent_encode(path, STRICT)));
+        url.set_path(&format!("{folder}/{}", encode_path(path)));
         url
     }
 
@@ -108,7 +114,7 @@ fn refusal(endpoint: &str, path: &str, status: StatusCode, headers: &HeaderMap, 
         423 => Error::Store { path: shown, source: "it is locked by another client of the server".into() },
         507 => Error::NoSpace { path: shown },
         300..=399 => {
-            let to = headers.get(http::header::LOCATION).and_then(|to| to.to_str().ok()).map(crate::redact);
+            let to = header_of(headers, LOCATION.as_str()).map(crate::redact);
             let to = to.unwrap_or_else(|| "elsewhere".into());
             Error::Store { path: shown, source: format!("the server redirects to {to}; mount that").into() }
         }
@@ -150,11 +156,6 @@ fn plain(text: &str) -> String {
 fn chain(error: &dyn std::error::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| cause.source());
     causes.last().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
-/// What a header says, if it is text.
-pub(super) fn header<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|value| value.to_str().ok())
 }
 
 #[cfg(test)]

@@ -34,7 +34,7 @@ use tokio::sync::OnceCell;
 
 pub(crate) use self::connect::{ALIASES, open, translate};
 use self::{
-    http::{Http, header},
+    http::Http,
     propfind::{Answer, Found, strong},
 };
 use crate::{
@@ -42,6 +42,7 @@ use crate::{
     path::STAGING,
     store::Compares,
     tree::{Chunks, Listing, Node, Protocol, Rules, Sink, Span, What},
+    web::header_of,
 };
 
 /// How often a request about something locked is sent again, and the first pause before it.
@@ -302,7 +303,7 @@ impl Protocol for Webdav {
             }
             _ => return Err(http.refused(path, answer).await),
         };
-        let tag = header(answer.headers(), ETAG.as_str()).map(strong);
+        let tag = header_of(answer.headers(), ETAG.as_str()).map(strong);
         let is_another = total.is_some_and(|total| total != span.version.len)
             || tag.is_some_and(|tag| !span.version.tag.is_empty() && tag != span.version.tag);
         if is_another {
@@ -385,11 +386,11 @@ async fn plain_stat(http: &Http, path: &str) -> Result<Node> {
     }
     let headers = answer.headers();
     // A client counts what it gets, which for HEAD is nothing.
-    let Some(len) = header(headers, "content-length").and_then(|len| len.parse().ok()) else {
+    let Some(len) = header_of(headers, "content-length").and_then(|len| len.parse().ok()) else {
         return Ok(Node { what: What::Other("a page without a length"), ..Node::dir(0) });
     };
-    let tag = strong(header(headers, ETAG.as_str()).unwrap_or_default()).to_owned();
-    let mtime_ns = header(headers, LAST_MODIFIED.as_str()).map_or(0, time_ns);
+    let tag = strong(header_of(headers, ETAG.as_str()).unwrap_or_default()).to_owned();
+    let mtime_ns = header_of(headers, LAST_MODIFIED.as_str()).map_or(0, time_ns);
     if tag.is_empty() && mtime_ns == 0 {
         return Ok(Node {
             what: What::Other("a page of which the server tells neither time nor etag"),
@@ -421,7 +422,7 @@ fn first(chunks: Chunks, len: u64) -> Chunks {
 
 /// Where the part that is sent begins, and how long the whole is.
 fn content_range(headers: &HeaderMap) -> Option<(u64, Option<u64>)> {
-    let (range, total) = header(headers, CONTENT_RANGE.as_str())?.strip_prefix("bytes ")?.split_once('/')?;
+    let (range, total) = header_of(headers, CONTENT_RANGE.as_str())?.strip_prefix("bytes ")?.split_once('/')?;
     let (begin, _) = range.split_once('-')?;
     Some((begin.trim().parse().ok()?, total.trim().parse().ok()))
 }
