@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use citius_wire::{ClusterId, MacKey, NamespacePath, Token};
+use citius_wire::{ClusterId, MacKey, NamespacePath, SecretText, Token};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
@@ -62,7 +62,7 @@ pub struct RootSpec {
     /// The under-store.
     pub uri: String,
     /// Its options; values may be secrets.
-    pub options: Vec<(String, String)>,
+    pub options: Vec<(String, SecretText)>,
     /// How long its metadata is believed: -1 for ever, 0 never, else milliseconds; `None` for its scheme's default.
     pub sync_interval_ms: Option<i64>,
 }

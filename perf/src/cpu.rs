@@ -7,7 +7,7 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Which core the server runs on, and which the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,13 +43,11 @@ pub(crate) fn unpin(cores: Cores) -> Result<()> {
     sched_setaffinity(None, &set).context("unpinning")
 }
 
-/// Has the process of a command stay on some cores, as a whole, and end when the thread that starts it does.
-pub(crate) fn confine<const COUNT: usize>(command: &mut Command, cores: [usize; COUNT]) {
+/// Has the process of a command stay on one core, as a whole, and end when the thread that starts it does.
+pub(crate) fn confine(command: &mut Command, core: usize) {
     let confined = move || {
         let mut set = CpuSet::new();
-        for core in cores {
-            set.set(core);
-        }
+        set.set(core);
         sched_setaffinity(None, &set)?;
         set_parent_process_death_signal(Some(Signal::TERM))?;
         Ok(())
@@ -75,6 +73,52 @@ pub(crate) fn process_time(process: u32) -> Result<Duration> {
     Ok(Duration::new(time.tv_sec as u64, time.tv_nsec as u32))
 }
 
+/// CPU time of the commands that this process ran, and that are over.
+fn commands_time() -> Result<Duration> {
+    // SAFETY: every field is a number, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: the call writes one rusage to the place that it is given.
+    if unsafe { libc::getrusage(libc::RUSAGE_CHILDREN, &raw mut usage) } != 0 {
+        return Err(std::io::Error::last_os_error()).context("reading the CPU time of commands");
+    }
+    let time = |it: libc::timeval| Duration::new(it.tv_sec as u64, 1000 * it.tv_usec as u32);
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
+}
+
+/// Takes the time of a piece of work, and the CPU time of all that do it for its client: this process, the commands that it runs
+/// meanwhile, and a server of its own if it has one.
+pub(crate) struct Watch {
+    start: Instant,
+    server: Option<u32>,
+    before: Duration,
+}
+
+impl Watch {
+    /// Starts now.
+    pub(crate) fn start(server: Option<u32>) -> Result<Self> {
+        let before = Self::time(server)?;
+        Ok(Self { start: Instant::now(), server, before })
+    }
+
+    /// What was spent since.
+    pub(crate) fn stop(self) -> Result<Spent> {
+        let seconds = self.start.elapsed().as_secs_f64();
+        Ok(Spent { seconds, cpu_seconds: (Self::time(self.server)? - self.before).as_secs_f64() })
+    }
+
+    fn time(server: Option<u32>) -> Result<Duration> {
+        let of_server = server.map_or(Ok(Duration::ZERO), process_time)?;
+        Ok(process_time(std::process::id())? + commands_time()? + of_server)
+    }
+}
+
+/// What a [`Watch`] saw.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Spent {
+    pub(crate) seconds: f64,
+    pub(crate) cpu_seconds: f64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +132,26 @@ mod tests {
         }
         // One more than the kernel's highest process id.
         assert!(process_time(1 << 22).is_err());
+    }
+
+    #[test]
+    fn a_watch_sees_this_process_its_commands_and_its_server() {
+        let spin = "i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done";
+        let watch = Watch::start(None).unwrap();
+        assert!(Command::new("sh").args(["-c", spin]).status().unwrap().success());
+        let of_command = watch.stop().unwrap();
+        assert!(of_command.cpu_seconds > 1e-3 && of_command.seconds > 1e-3, "{of_command:?}");
+
+        let mut server = Command::new("sh").args(["-c", "while :; do :; done"]).spawn().unwrap();
+        let watch = Watch::start(Some(server.id())).unwrap();
+        let before = process_time(server.id()).unwrap();
+        while process_time(server.id()).unwrap() < before + Duration::from_millis(20) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let of_server = watch.stop().unwrap();
+        server.kill().unwrap();
+        server.wait().unwrap();
+        assert!(of_server.cpu_seconds >= 0.02, "{of_server:?}");
     }
 
     #[test]

@@ -7,6 +7,11 @@ use std::time::{Duration, Instant};
 pub(crate) trait Side {
     /// Does the work of one round over the offsets that `seed` gives, and says how fast it was, in the ratio's unit.
     fn round(&mut self, seed: u64) -> Result<f64>;
+
+    /// CPU seconds of the last round, of all that work for the client and not of the store; `None` where they say nothing.
+    fn cpu_seconds(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// A side that nothing has to be measured of.
@@ -26,6 +31,8 @@ pub(crate) struct Medians {
     pub(crate) citius: Option<f64>,
     /// Of the baseline.
     pub(crate) baseline: f64,
+    /// CPU seconds of a round: of Citius, and of the baseline.
+    pub(crate) cpu_seconds: Option<(f64, f64)>,
 }
 
 /// Measures both sides in the same minutes: one unmeasured round each, then round about, the first of a round being
@@ -38,6 +45,7 @@ pub(crate) fn interleave(
     baseline: &mut dyn Side,
 ) -> Result<Medians> {
     let (mut of_citius, mut of_baseline) = (Vec::new(), Vec::new());
+    let (mut cpu_of_citius, mut cpu_of_baseline) = (Vec::new(), Vec::new());
     for round in 0..=rounds {
         let seed = seed.wrapping_add(u64::from(round));
         let mut values = (None, 0.0);
@@ -51,10 +59,16 @@ pub(crate) fn interleave(
         if round > 0 {
             of_citius.extend(values.0);
             of_baseline.push(values.1);
+            cpu_of_citius.extend(citius.as_deref().and_then(Side::cpu_seconds));
+            cpu_of_baseline.extend(baseline.cpu_seconds());
         }
     }
-    let citius = citius.is_some().then(|| median(&mut of_citius));
-    Ok(Medians { citius, baseline: median(&mut of_baseline) })
+    let are_watched = !cpu_of_citius.is_empty() && !cpu_of_baseline.is_empty();
+    Ok(Medians {
+        citius: citius.is_some().then(|| median(&mut of_citius)),
+        baseline: median(&mut of_baseline),
+        cpu_seconds: are_watched.then(|| (median(&mut cpu_of_citius), median(&mut cpu_of_baseline))),
+    })
 }
 
 /// The middle value, or the mean of the two in the middle.
@@ -114,6 +128,7 @@ mod tests {
         name: char,
         log: &'a RefCell<Vec<(char, u64)>>,
         values: Vec<f64>,
+        cpu_seconds: Option<f64>,
     }
 
     impl Side for Scripted<'_> {
@@ -121,15 +136,20 @@ mod tests {
             self.log.borrow_mut().push((self.name, seed));
             Ok(self.values.remove(0))
         }
+
+        fn cpu_seconds(&self) -> Option<f64> {
+            self.cpu_seconds
+        }
     }
 
     #[test]
     fn rounds_alternate_share_their_seed_and_the_first_does_not_count() {
         let log = RefCell::default();
-        let mut citius = Scripted { name: 'c', log: &log, values: vec![1e9, 5.0, 1.0, 3.0] };
-        let mut baseline = Scripted { name: 'b', log: &log, values: vec![1e9, 20.0, 10.0, 90.0] };
+        let mut citius = Scripted { name: 'c', log: &log, values: vec![1e9, 5.0, 1.0, 3.0], cpu_seconds: Some(2.0) };
+        let mut baseline =
+            Scripted { name: 'b', log: &log, values: vec![1e9, 20.0, 10.0, 90.0], cpu_seconds: Some(4.0) };
         let medians = interleave(3, 7, Some(&mut citius), &mut baseline).unwrap();
-        assert_eq!(medians, Medians { citius: Some(3.0), baseline: 20.0 });
+        assert_eq!(medians, Medians { citius: Some(3.0), baseline: 20.0, cpu_seconds: Some((2.0, 4.0)) });
         let expected = [('b', 7), ('c', 7), ('c', 8), ('b', 8), ('b', 9), ('c', 9), ('c', 10), ('b', 10)];
         assert_eq!(log.into_inner(), expected);
     }
@@ -137,8 +157,9 @@ mod tests {
     #[test]
     fn a_baseline_alone_claims_nothing_of_citius() {
         let log = RefCell::default();
-        let mut baseline = Scripted { name: 'b', log: &log, values: vec![0.0, 2.0] };
-        assert_eq!(interleave(1, 0, None, &mut baseline).unwrap(), Medians { citius: None, baseline: 2.0 });
+        let mut baseline = Scripted { name: 'b', log: &log, values: vec![0.0, 2.0], cpu_seconds: Some(1.0) };
+        let alone = Medians { citius: None, baseline: 2.0, cpu_seconds: None };
+        assert_eq!(interleave(1, 0, None, &mut baseline).unwrap(), alone);
     }
 
     #[test]

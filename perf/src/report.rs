@@ -61,15 +61,35 @@ pub(crate) struct Row {
     pub(crate) goal: Goal,
     /// Whether it is; `None` if there is no goal or no ratio.
     pub(crate) met: Option<bool>,
+    /// CPU seconds of a round of Citius, its client and its server together, where they were taken.
+    pub(crate) citius_cpu_seconds: Option<f64>,
+    /// CPU seconds of a round of the baseline.
+    pub(crate) baseline_cpu_seconds: Option<f64>,
     /// How many rounds the medians are of.
     pub(crate) rounds: u32,
 }
 
 impl Row {
     pub(crate) fn new(name: &'static str, unit: &'static str, goal: Goal, rounds: u32, medians: Medians) -> Self {
-        let Medians { citius, baseline } = medians;
+        let Medians { citius, baseline, cpu_seconds } = medians;
         let ratio = citius.map(|citius| citius / baseline);
-        Self { name, citius, baseline, ratio, unit, goal, met: ratio.and_then(|ratio| goal.is_met_by(ratio)), rounds }
+        Self {
+            name,
+            citius,
+            baseline,
+            ratio,
+            unit,
+            goal,
+            met: ratio.and_then(|ratio| goal.is_met_by(ratio)),
+            citius_cpu_seconds: cpu_seconds.map(|(citius, _)| citius),
+            baseline_cpu_seconds: cpu_seconds.map(|(_, baseline)| baseline),
+            rounds,
+        }
+    }
+
+    /// CPU time of Citius beside the baseline's.
+    fn cpu_ratio(&self) -> Option<f64> {
+        Some(self.citius_cpu_seconds? / self.baseline_cpu_seconds?)
     }
 }
 
@@ -77,7 +97,7 @@ impl Row {
 pub(crate) fn table(rows: &[Row]) -> Table {
     let mut table = Table::new();
     table.load_style(UTF8_HORIZONTAL_ONLY);
-    table.set_header(["name", "citius", "baseline", "ratio", "unit", "goal", "met", "rounds"]);
+    table.set_header(["name", "citius", "baseline", "ratio", "unit", "goal", "met", "cpu", "rounds"]);
     for row in rows {
         let met = match row.met {
             Some(true) => "yes",
@@ -92,10 +112,11 @@ pub(crate) fn table(rows: &[Row]) -> Table {
             row.unit.to_owned(),
             row.goal.to_string(),
             met.to_owned(),
+            row.cpu_ratio().map_or("-".to_owned(), |ratio| format!("{ratio:.2}")),
             row.rounds.to_string(),
         ]);
     }
-    for right in [1, 2, 3, 7] {
+    for right in [1, 2, 3, 7, 8] {
         if let Some(column) = table.column_mut(right) {
             column.set_cell_alignment(CellAlignment::Right);
         }
@@ -126,7 +147,7 @@ mod tests {
     use super::*;
 
     fn row(citius: Option<f64>, goal: Goal) -> Row {
-        Row::new("a.b", "ns", goal, 5, Medians { citius, baseline: 200.0 })
+        Row::new("a.b", "ns", goal, 5, Medians { citius, baseline: 200.0, cpu_seconds: citius.map(|_| (3.0, 4.0)) })
     }
 
     #[test]
@@ -143,7 +164,7 @@ mod tests {
         assert_eq!((row.citius, row.ratio, row.met), (None, None, None));
         let line = table(&[row]).lines().find(|line| line.contains("a.b")).unwrap();
         let words: Vec<_> = line.split_whitespace().collect();
-        assert_eq!(words, ["a.b", "-", "200.0", "-", "ns", "<=", "1.5", "-", "5"]);
+        assert_eq!(words, ["a.b", "-", "200.0", "-", "ns", "<=", "1.5", "-", "-", "5"]);
     }
 
     #[test]
@@ -154,7 +175,8 @@ mod tests {
             value[0],
             serde_json::json!({
                 "name": "a.b", "citius": 300.0, "baseline": 200.0, "ratio": 1.5,
-                "unit": "ns", "goal": "<= 1.5", "met": true, "rounds": 5
+                "unit": "ns", "goal": "<= 1.5", "met": true,
+                "citius_cpu_seconds": 3.0, "baseline_cpu_seconds": 4.0, "rounds": 5
             })
         );
         assert_eq!((&value[1]["citius"], &value[1]["goal"]), (&serde_json::Value::Null, &">= 0.85".into()));

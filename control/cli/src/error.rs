@@ -49,6 +49,11 @@ impl CliError {
         Self::new(ExitCode::Unavailable, message)
     }
 
+    /// A failure of this class.
+    pub(crate) fn of(status: Status, message: impl Into<String>) -> Self {
+        Self { status: Some(status), ..Self::new(status.exit_code(), message) }
+    }
+
     /// The user ended it.
     pub(crate) fn interrupted() -> Self {
         Self { code: INTERRUPTED, ..Self::failure("interrupted") }
@@ -93,7 +98,7 @@ impl CliError {
 
 impl From<citius_client::Error> for CliError {
     fn from(error: citius_client::Error) -> Self {
-        Self { status: Some(error.status()), ..Self::new(error.exit_code(), error.to_string()) }
+        Self::of(error.status(), error.to_string())
     }
 }
 

@@ -133,7 +133,7 @@ fn store_of(service: &Service, mount: MountId) -> Option<Arc<dyn UnderStore>> {
 /// program's, and stays.
 pub(super) async fn sweep(service: &Arc<Service>) {
     join_all(service.mounts().into_iter().map(|mounted| async move {
-        let Some(store) = mounted.open().cloned().filter(|_| !mounted.read_only) else { return };
+        let Some(store) = mounted.open().cloned().filter(|store| store.capabilities().writes) else { return };
         let dead = |remnant: &Remnant| match remnant {
             Remnant::Temp { file_id: FileId(id), .. } => service.state(|state| state.file(FileKey(*id)).is_none()),
             Remnant::Upload { .. } => false,

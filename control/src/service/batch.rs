@@ -15,7 +15,7 @@ use hashbrown::HashSet;
 use super::abreast::abreast;
 use super::locks::{Reach, Want};
 use super::provisions::Provisions;
-use super::{LOCK_PATIENCE, Service, waited_too_long};
+use super::{LOCK_PATIENCE, Service};
 use crate::state::{Caller, Change, Command, IntentId, Reply};
 use crate::sync::Found;
 
@@ -138,8 +138,8 @@ impl Service {
         let locked = match tokio::time::timeout(LOCK_PATIENCE, self.locks.lock(&wants)).await {
             Ok(locked) => locked,
             Err(_) => {
-                let path = wants.first().map_or("/", |want| want.path.as_str());
-                return run.iter().map(|_| Err(waited_too_long(path))).collect();
+                let path = wants.first().map_or_else(NamespacePath::root, |want| want.path.clone());
+                return run.iter().map(|_| Err(self.waited_too_long(&path))).collect();
             }
         };
         // Under the lock: an earlier try of the same operation has ended by now.

@@ -1,15 +1,16 @@
 //! What a mount meets at its under-store, for the person who asks.
 
 use citius_understore::{Diagnosis, Known, MountSpec, Outcome, Probe, diagnose, diagnose_open};
-use citius_wire::{CheckedAbility, CheckedStep, Failure, MountCheckup, NamespacePath, Status, StepResult};
+use citius_wire::{CheckedAbility, CheckedStep, Failure, MountCheckup, NamespacePath, SecretText, Status, StepResult};
 
 use super::Service;
+use super::failure::status_of_mount;
 use super::mounts::store_spec;
 
 /// Looks at an under-store as a mount of it would. Needs no master; must be called inside a tokio runtime.
 pub async fn check_under_store(
     uri: &str,
-    options: &[(String, String)],
+    options: &[(String, SecretText)],
     read_only: bool,
     may_write: bool,
 ) -> MountCheckup {
@@ -41,16 +42,16 @@ fn probe(may_write: bool) -> Probe {
 
 fn told(diagnosis: Diagnosis) -> MountCheckup {
     let steps = diagnosis.steps.into_iter().map(|step| {
-        let (result, words) = match step.outcome {
-            Outcome::Passed(words) => (StepResult::Passed, words),
-            Outcome::Failed(words) => (StepResult::Failed, words),
-            Outcome::Skipped(words) => (StepResult::Skipped, words),
+        let (result, words, status) = match step.outcome {
+            Outcome::Passed(words) => (StepResult::Passed, words, None),
+            Outcome::Failed(words, class) => (StepResult::Failed, words, Some(status_of_mount(class))),
+            Outcome::Skipped(words) => (StepResult::Skipped, words, None),
         };
-        CheckedStep { name: step.name.to_owned(), result, words, took_us: step.took.as_micros() as u64 }
+        CheckedStep { name: step.name.to_owned(), result, words, status, took_us: step.took.as_micros() as u64 }
     });
     let abilities = diagnosis.abilities.into_iter().map(|ability| CheckedAbility {
         name: ability.name.to_owned(),
-        answer: ability.answer.to_owned(),
+        answer: ability.answer.into_owned(),
         is_seen: ability.known == Known::Seen,
     });
     MountCheckup { uri: diagnosis.uri, steps: steps.collect(), abilities: abilities.collect() }

@@ -34,15 +34,19 @@ pub(crate) fn of_store(doing: &str, error: &StoreError, path: &NamespacePath) ->
 
 /// What an under-store said when it was to be mounted: its own words, which name the cure.
 pub(crate) fn of_mount(error: &StoreError) -> Failure {
-    let status = match status_of(error.class()) {
+    Failure::new(status_of_mount(error.class()), error.to_string())
+}
+
+/// The status of a mount that cannot be, for a reason of this class.
+pub(super) const fn status_of_mount(class: ErrorClass) -> Status {
+    match status_of(class) {
         // What is missing is the folder or bucket, not the path in the namespace.
         Status::NotFound => Status::InvalidArgument,
         // The store was asked for as long as is sensible. `Unavailable` would have the client ask again, and whoever
         // mistyped an endpoint wait until all its time is up.
         Status::Unavailable | Status::Busy => Status::TimedOut,
         other => other,
-    };
-    Failure::new(status, error.to_string())
+    }
 }
 
 /// The status of the same name. Which class an error is of was decided where the error is made.

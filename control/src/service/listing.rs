@@ -20,7 +20,7 @@ use futures::StreamExt;
 use super::mounts::Mounted;
 use super::reading::entry;
 use super::sight::{Seen, Written, not_found, store_path_of, within};
-use super::{LOCK_PATIENCE, Service, failure, waited_too_long};
+use super::{LOCK_PATIENCE, Service, failure};
 use crate::state::{Overlay, State};
 use crate::sync::{AskedAll, Found};
 
@@ -59,7 +59,7 @@ impl Service {
         self.check_lease()?;
         let path = NamespacePath::parse(&list.path)?;
         let readable = tokio::time::timeout(LOCK_PATIENCE, self.locks.readable(path.as_str())).await;
-        readable.map_err(|_| waited_too_long(path.as_str()))?;
+        readable.map_err(|_| self.waited_too_long(&path))?;
         let (mount, is_known) = self.state(|state| {
             let resolution = state.resolve(&path)?;
             match resolution.overlay {

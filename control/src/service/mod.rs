@@ -13,6 +13,7 @@
 //! | `locks` | one change of a name after the other |
 //! | `writing` | files being written: create, renew, publish |
 //! | `naming` | mkdir, delete, rename: intents, and what they do to a store |
+//! | `postponed` | changes of names that wait for their store, and why |
 //! | `mounting` | mounts come and go |
 //! | `members`, `roster` | workers, their heartbeats and their tasks |
 //! | `report` | what people are shown |
@@ -34,6 +35,7 @@ mod members;
 mod mounting;
 mod mounts;
 mod naming;
+mod postponed;
 mod provisions;
 mod reading;
 mod report;
@@ -53,7 +55,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use citius_wire::{Failure, Status, Welcome, Work, WorkerId};
+use citius_wire::{Failure, NamespacePath, Status, Welcome, Work, WorkerId};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
@@ -63,6 +65,7 @@ use crate::state::{Applied, Caller, Change, Command, Effect, Reply, State};
 use crate::sync::MetadataCache;
 use locks::PathLocks;
 use mounts::{MountTable, Mounted};
+use postponed::Postponed;
 use roster::Roster;
 
 /// How long an operation waits for others that hold its path.
@@ -108,6 +111,7 @@ pub(crate) struct Service {
     mounts: MountTable,
     cache: MetadataCache,
     locks: PathLocks,
+    postponed: Postponed,
     roster: Roster,
 }
 
@@ -124,6 +128,7 @@ impl Service {
             mounts: MountTable::default(),
             cache: MetadataCache::new(conduct.cache_entries_max),
             locks: PathLocks::default(),
+            postponed: Postponed::default(),
             roster: Roster::default(),
             conduct,
         })
@@ -228,6 +233,14 @@ impl Service {
         self.mounts.all()
     }
 
+    /// A failure of a path that was waited for too long.
+    fn waited_too_long(&self, path: &NamespacePath) -> Failure {
+        let why = self.postponed.why(path).map_or("try again when they are done".to_owned(), |failure| failure.message);
+        let seconds = LOCK_PATIENCE.as_secs();
+        let words = format!("{path} was being changed by other operations for {seconds} s: {why}");
+        Failure::new(Status::Unavailable, words)
+    }
+
     /// Lets a test's master die here: whether it did.
     fn dies_at(&self, point: FaultPoint) -> bool {
         self.conduct.fault.as_ref().is_some_and(|hook| hook.strikes(point))
@@ -244,11 +257,4 @@ fn encoded(commands: &[Command]) -> impl Iterator<Item = Bytes> + use<> {
     }
     let (bytes, mut start) = (Bytes::from(bytes), 0);
     ends.into_iter().map(move |end| bytes.slice(std::mem::replace(&mut start, end)..end))
-}
-
-/// A failure of a path that was waited for too long.
-fn waited_too_long(path: &str) -> Failure {
-    let seconds = LOCK_PATIENCE.as_secs();
-    let words = format!("{path} was being changed by other operations for {seconds} s: try again when they are done");
-    Failure::new(Status::Unavailable, words)
 }

@@ -6,7 +6,7 @@ use citius_wire::{Failure, MountId, NamespacePath, Operation, Outcome, Status};
 
 use super::locks::{Reach, Want};
 use super::mounts::{logged_spec, open_checked, store_spec};
-use super::{LOCK_PATIENCE, Service, waited_too_long};
+use super::{LOCK_PATIENCE, Service};
 use crate::state::{Caller, Change, Overlay, Reply};
 
 impl Service {
@@ -22,7 +22,7 @@ impl Service {
         let path = NamespacePath::parse(path)?;
         let want = [Want { path: path.clone(), reach: Reach::Tree }];
         let locked = tokio::time::timeout(LOCK_PATIENCE, self.locks.lock(&want)).await;
-        let _locked = locked.map_err(|_| waited_too_long(path.as_str()))?;
+        let _locked = locked.map_err(|_| self.waited_too_long(&path))?;
         if let Some(answer) = self.state(|state| state.answer(caller).map(|answer| answer.cloned()))? {
             return self.outcome(answer?);
         }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use citius_understore::{MountSpec as StoreSpec, Secret, UnderStore, redact};
-use citius_wire::{Failure, MountId, NamespacePath, Status};
+use citius_wire::{Failure, MountId, NamespacePath, SecretText, Status};
 use hashbrown::HashMap;
 use parking_lot::{Mutex, RwLock};
 
@@ -46,9 +46,9 @@ pub(crate) struct MountTable {
 }
 
 /// What the understore room needs to know of a mount.
-pub(crate) fn store_spec(uri: &str, options: &[(String, String)], read_only: bool) -> StoreSpec {
+pub(crate) fn store_spec(uri: &str, options: &[(String, SecretText)], read_only: bool) -> StoreSpec {
     let options: BTreeMap<String, Secret> =
-        options.iter().map(|(name, value)| (name.clone(), Secret::new(value.as_str()))).collect();
+        options.iter().map(|(name, value)| (name.clone(), Secret::new(value.expose()))).collect();
     StoreSpec { uri: uri.to_owned(), options, read_only }
 }
 
@@ -104,6 +104,23 @@ impl Mounted {
     /// The store, if it is open.
     pub(crate) fn open(&self) -> Option<&Arc<dyn UnderStore>> {
         self.store.get()
+    }
+
+    /// Refuses a change of what lies at a path, where whoever mounted it wants none or its store takes none: before anything
+    /// is logged or sent.
+    ///
+    /// # Errors
+    /// `ReadOnly`.
+    pub(crate) fn check_writable(&self, path: &NamespacePath) -> Result<(), Failure> {
+        let words = if self.read_only {
+            format!("{path} lies in the mount at {}, which is read-only", self.path)
+        } else if self.open().is_some_and(|store| !store.capabilities().writes) {
+            let (at, uri) = (&self.path, &self.uri_shown);
+            format!("{path} lies in the mount at {at}, whose under-store {uri} takes no writes: write to another mount")
+        } else {
+            return Ok(());
+        };
+        Err(Failure::new(Status::ReadOnly, words))
     }
 
     /// The store.
@@ -225,7 +242,7 @@ impl MountTable {
 /// `InvalidArgument` for an option given twice or an interval that makes no sense.
 pub(crate) fn logged_spec(
     uri: &str,
-    options: Vec<(String, String)>,
+    options: Vec<(String, SecretText)>,
     read_only: bool,
     sync_interval_ms: Option<i64>,
 ) -> Result<MountSpec, Failure> {

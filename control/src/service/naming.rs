@@ -54,6 +54,7 @@ impl Service {
         if !parents {
             self.check_parent(path, directory, provisions).await?;
         }
+        sight.mounted.check_writable(path)?;
         let action = Action::Mkdir { path: path.as_str().to_owned(), parents };
         Ok(intend(sight.mounted.id, action))
     }
@@ -65,6 +66,7 @@ impl Service {
             Seen::Directory { is_mount: false, .. } if !recursive => self.check_empty(&sight, path).await?,
             _ => {}
         }
+        sight.mounted.check_writable(path)?;
         let action = Action::Delete { path: path.as_str().to_owned(), recursive };
         Ok(intend(sight.mounted.id, action))
     }
@@ -99,6 +101,7 @@ impl Service {
                 Seen::Written(_) | Seen::File(_) => {}
             }
         }
+        source.mounted.check_writable(from)?;
         let (from, to) = (from.as_str().to_owned(), to.as_str().to_owned());
         Ok(intend(source.mounted.id, Action::Rename { from, to, overwrite }))
     }
@@ -161,8 +164,7 @@ impl Service {
                 Act::Over(result) => logged.next().expect("each command has a reply").and(result),
                 Act::Later(failure) => {
                     later.push(id);
-                    let words = format!("{failure}; it is tried again until it is done");
-                    Err(Failure::new(Status::Unavailable, words))
+                    Err(failure)
                 }
             });
         }
@@ -201,7 +203,7 @@ impl Service {
                 Act::Over(result) => {
                     let command = self.done(id, result);
                     match self.propose(None, command.change).await {
-                        Ok(_) => return,
+                        Ok(_) => return self.postponed.end(id),
                         Err(failure) => tracing::warn!(%failure, "the end of an intent could not be logged"),
                     }
                 }
@@ -228,7 +230,7 @@ impl Service {
         };
         let (mounted, store, at, to) = match place.await {
             Ok(place) => place,
-            Err(failure) if failure.status.is_retryable() => return Act::Later(failure),
+            Err(failure) if failure.status.is_retryable() => return self.postpone(&intent, &failure),
             Err(failure) => return Act::Over(Err(failure)),
         };
         let done = match &intent.action {
@@ -241,9 +243,17 @@ impl Service {
             Ok(_) => Act::Over(Ok(())),
             Err(error) => {
                 let failure = explain(&error, &mounted, &intent);
-                if error.is_transient() { Act::Later(failure) } else { Act::Over(Err(failure)) }
+                if error.is_transient() { self.postpone(&intent, &failure) } else { Act::Over(Err(failure)) }
             }
         }
+    }
+
+    /// Leaves an intent for later, and keeps why for who waits for it meanwhile.
+    fn postpone(&self, intent: &Intent, failure: &Failure) -> Act {
+        let words = format!("{failure}; it is tried again until it is done");
+        let failure = Failure::new(Status::Unavailable, words);
+        self.postponed.put(intent, failure.clone());
+        Act::Later(failure)
     }
 
     /// Drops from the cache what an intent changed: one name of each path, or all that it knows below them too.

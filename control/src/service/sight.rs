@@ -14,7 +14,7 @@ use citius_wire::{Epoch, Failure, FileKey, MountId, NamespacePath, Place, Status
 
 use super::mounts::Mounted;
 use super::provisions::{Directory, Provisions};
-use super::{LOCK_PATIENCE, Service, failure, waited_too_long};
+use super::{LOCK_PATIENCE, Service, failure};
 use crate::state::{Overlay, Resolution, State, WrittenFile};
 use crate::sync::{Found, FoundFile, SyncInterval};
 
@@ -206,7 +206,7 @@ impl Service {
     /// What is at a path, as fresh as its mount's sync interval promises.
     pub(super) async fn sight(&self, path: &NamespacePath, now_ms: u64) -> Result<Sight, Failure> {
         let readable = tokio::time::timeout(LOCK_PATIENCE, self.locks.readable(path.as_str())).await;
-        readable.map_err(|_| waited_too_long(path.as_str()))?;
+        readable.map_err(|_| self.waited_too_long(path))?;
         let (id, known) = self.state(|state| known(state, path))?;
         let mounted = self.mounts.find(id)?;
         if let Known::Seen(seen) = known {

@@ -41,10 +41,7 @@ impl Service {
             return Err(Failure::new(Status::InvalidArgument, words));
         }
         let (sight, directory) = self.sight_of_new(path, provisions).await?;
-        if sight.mounted.read_only {
-            let words = format!("{path} lies in the mount at {}, which is read-only", sight.mounted.path);
-            return Err(Failure::new(Status::ReadOnly, words));
-        }
+        sight.mounted.check_writable(path)?;
         let exists =
             || Failure::new(Status::AlreadyExists, format!("{path} exists: delete it, or ask to overwrite it"));
         let replaces = match &sight.seen {

@@ -11,8 +11,8 @@
 use super::files::{AbortReason, Publisher};
 use super::intents::IntentId;
 use citius_wire::{
-    ClientId, ClusterId, Epoch, Failure, FileKey, Incarnation, MacKey, Member, MountId, Place, Ring, Serial, Status,
-    WorkerId, WriteType,
+    ClientId, ClusterId, Epoch, Failure, FileKey, Incarnation, MacKey, Member, MountId, Place, Ring, SecretText,
+    Serial, Status, WorkerId, WriteType,
 };
 use core::fmt;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
@@ -219,9 +219,9 @@ pub struct MountSpec {
     pub sync_interval_ms: i64,
 }
 
-/// Options of a mount: names and values. Values may be secrets and never print.
+/// Options of a mount: names and values. Values may be secrets: they never print, and are wiped when they are dropped.
 #[derive(Archive, Serialize, Deserialize, Clone, Default, PartialEq, Eq)]
-pub struct MountOptions(pub Vec<(String, String)>);
+pub struct MountOptions(pub Vec<(String, SecretText)>);
 
 impl fmt::Debug for MountOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

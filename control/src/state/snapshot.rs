@@ -342,7 +342,7 @@ impl MountRecord {
     }
 
     fn bytes(&self) -> usize {
-        let options: usize = self.options.0.iter().map(|(name, value)| name.len() + value.len()).sum();
+        let options: usize = self.options.0.iter().map(|(name, value)| name.len() + value.expose().len()).sum();
         self.path.len() + self.uri.len() + options
     }
 }

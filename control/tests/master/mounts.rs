@@ -4,6 +4,9 @@ use crate::client::status;
 use crate::rig::{Rig, eventually, register};
 use citius_wire::{Operation, Outcome, Status, WriteType};
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex};
 
 fn add(path: &str, uri: &str, read_only: bool) -> Operation {
     Operation::MountAdd { path: path.into(), uri: uri.into(), options: vec![], read_only, sync_interval_ms: None }
@@ -105,4 +108,70 @@ fn a_mount_that_does_not_open_is_degraded_and_comes_back() {
     fs::rename(rig.home.path().join("hidden"), &folder).unwrap();
     fs::write(folder.join("f"), "").unwrap();
     eventually("the mount opens again", || client.stat("/away/f").is_ok());
+}
+
+/// A web server without WebDAV that has one file; it tells by which methods it was asked.
+fn web_server() -> (String, Arc<Mutex<Vec<String>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let uri = format!("http://{}/folder", listener.local_addr().unwrap());
+    let methods = Arc::<Mutex<Vec<String>>>::default();
+    let told = Arc::clone(&methods);
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                if stream.read(&mut byte).unwrap_or(0) == 0 {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let mut words = head.split(' ');
+            let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
+            told.lock().unwrap().push(method.to_owned());
+            let status = match (method, path) {
+                ("HEAD", "/folder/f") => "200 OK\r\ncontent-length: 10\r\netag: \"one\"",
+                ("HEAD", "/folder/") => "403 Forbidden\r\ncontent-length: 0",
+                ("HEAD", _) => "404 Not Found\r\ncontent-length: 0",
+                _ => "405 Method Not Allowed\r\ncontent-length: 0",
+            };
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n\r\n");
+        }
+    });
+    (uri, methods)
+}
+
+/// What it can do is known when it is mounted, and asked before anything is logged or sent.
+#[test]
+fn a_store_that_takes_no_writes_is_not_asked_to() {
+    let rig = Rig::new();
+    let mut client = rig.client();
+    let (uri, methods) = web_server();
+    client.one(add("/web", &uri, false)).unwrap();
+    assert!(matches!(client.one(Operation::Stat { path: "/web/f".into() }).unwrap(), Outcome::Info(_)));
+    let create = |path: &str, write_type| Operation::Create {
+        path: path.into(),
+        overwrite: true,
+        parents: true,
+        write_type,
+        block_bytes: 0,
+    };
+    let changes = [
+        create("/web/new", WriteType::Through),
+        create("/web/f", WriteType::MustCache),
+        create("/web/d/new", WriteType::Through),
+        Operation::Mkdir { path: "/web/d".into(), parents: false },
+        Operation::Delete { path: "/web/f".into(), recursive: false },
+        Operation::Rename { from: "/web/f".into(), to: "/web/g".into(), overwrite: false },
+    ];
+    for change in changes {
+        let failure = client.one(change.clone()).unwrap_err();
+        assert_eq!(failure.status, Status::ReadOnly, "{change:?}: {failure}");
+        assert!(failure.message.contains("takes no writes") && failure.message.contains(&uri), "{failure}");
+    }
+    let asked = methods.lock().unwrap();
+    assert!(asked.iter().all(|method| method == "PROPFIND" || method == "HEAD"), "{asked:?}");
 }

@@ -57,7 +57,7 @@ fn a_planted_secret_is_nowhere() {
         outputs.push(format!("{:?}", client.one(mount("/n", uri, option)).unwrap_err()));
     }
     let registered = register(&mut client, 1, 1);
-    assert!(registered.view.mounts.iter().any(|it| it.options.iter().any(|(_, value)| value == SECRET)));
+    assert!(registered.view.mounts.iter().any(|it| it.options.iter().any(|(_, value)| value.expose() == SECRET)));
     outputs.push(format!("{registered:?}"));
     for restarted in [false, true] {
         if restarted {

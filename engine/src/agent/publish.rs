@@ -37,6 +37,9 @@ const IDLE_MAX: Duration = Duration::from_secs(180);
 const PUBLISHED_MAX: usize = 4096;
 /// How long a step tries to reach the master before it fails.
 const MASTER_PATIENCE: Duration = Duration::from_secs(60);
+/// How long a writer waits for the fate of a publication whose answer was lost. After that it is told so, and it is found
+/// out without it.
+const FATE_PATIENCE: Duration = Duration::from_secs(30);
 /// How long a publication whose fate is unknown is asked about. Past that the intent stays in the log until this
 /// worker's life ends, and the master settles it then.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(24 * 3600);
@@ -217,7 +220,7 @@ struct Publication<'a> {
 enum Unpublished {
     /// It did not happen, and never will.
     Never(Failure),
-    /// Nobody could be asked whether it happened.
+    /// Nobody could be asked yet whether it happened.
     Unknown(Failure),
 }
 
@@ -312,10 +315,8 @@ impl Publication<'_> {
                 let _ = timeout(MASTER_PATIENCE, self.abandon()).await;
                 return Err(failure);
             }
-            Err(Unpublished::Unknown(failure)) => {
-                self.doubtful = None;
-                return Err(failure);
-            }
+            // It stays doubtful, and so the path its own, until that is found out.
+            Err(Unpublished::Unknown(failure)) => return Err(failure),
         };
         self.doubtful = None;
         let done = Operation::PublishDone { file, token: token.as_bytes().to_vec() };
@@ -339,7 +340,8 @@ impl Publication<'_> {
         Ok(key)
     }
 
-    /// Publishes; if the store's answer leaves open whether it happened, finds out.
+    /// Publishes; if the store's answer leaves open whether it happened, finds out, if that takes no longer than a writer
+    /// waits.
     async fn make_visible(
         &mut self,
         record: &StagedRecord,
@@ -356,20 +358,20 @@ impl Publication<'_> {
         } else {
             record.clone()
         };
-        match self.settle(&record).await {
+        match self.settle(&record, FATE_PATIENCE).await {
             Ok(Settled::Published(token)) => {
                 tracing::info!(file = %self.right.file, %error, "a publication whose answer was lost had happened");
                 Ok(token)
             }
             Ok(Settled::Absent) => Err(Unpublished::Never(unpublished(self.failed(PUBLISHING, &error)))),
-            Err(settling) => Err(Unpublished::Unknown(settling)),
+            Err(settling) => Err(Unpublished::Unknown(unknown(&settling))),
         }
     }
 
     /// Makes sure that a publication cannot happen any more, and finds out whether it did.
-    async fn settle(&self, record: &StagedRecord) -> Result<Settled, Failure> {
+    async fn settle(&self, record: &StagedRecord, patience: Duration) -> Result<Settled, Failure> {
         let mut pause = SETTLE_PAUSE;
-        let deadline = Instant::now() + SETTLE_PATIENCE;
+        let deadline = Instant::now() + patience;
         loop {
             let settled = match self.node.store(self.right.mount).await {
                 Ok(store) => store.settle(record).await.map_err(|error| self.failed(PUBLISHING, &error)),
@@ -412,7 +414,7 @@ impl Publication<'_> {
         let Some(record) = self.doubtful.clone() else { return };
         let file = self.right.file;
         // Without this the intent would hold the path for as long as this worker lives.
-        let end = match self.settle(&record).await {
+        let end = match self.settle(&record, SETTLE_PATIENCE).await {
             Ok(Settled::Absent) => Operation::PublishFailed { file },
             Ok(Settled::Published(token)) => Operation::PublishDone { file, token: token.as_bytes().to_vec() },
             Err(failure) => {
@@ -444,6 +446,15 @@ fn last_word(failure: Failure) -> Failure {
         return failure;
     }
     Failure::new(Status::UnderStore, format!("{}; the write is given up, begin it anew", failure.message))
+}
+
+/// Why a writer is not told how its publication ended. Not a failure that may pass: who asked again would be told the same.
+fn unknown(settling: &Failure) -> Failure {
+    let words = format!(
+        "{}; whether it is published is found out when the under-store answers, and until then nobody else can write it",
+        settling.message
+    );
+    Failure::new(Status::UnderStore, words)
 }
 
 /// Why a publication failed. That something is at the path which was not when the file was created is a conflict.

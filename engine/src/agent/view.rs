@@ -64,7 +64,7 @@ impl View {
 fn open(secret: &MountSecret) -> Result<Arc<dyn UnderStore>, String> {
     let spec = MountSpec {
         uri: secret.uri.clone(),
-        options: secret.options.iter().map(|(key, value)| (key.clone(), Secret::new(value.clone()))).collect(),
+        options: secret.options.iter().map(|(key, value)| (key.clone(), Secret::new(value.expose()))).collect(),
         read_only: secret.read_only,
     };
     citius_understore::open(&spec).map_err(|error| {

@@ -387,7 +387,7 @@ fn gone_or(file: &Attached, error: &citius_understore::Error) -> Failure {
 fn changed(file: &Attached) -> Failure {
     Failure::new(
         Status::VersionChanged,
-        format!("{}: changed in the under-store since it was opened; open it again", file.right.path),
+        format!("{READING} {}: changed in the under-store since it was opened; open it again", file.right.path),
     )
 }
 

@@ -8,7 +8,7 @@
 //! is put to the proof: some servers take conditions and ignore them.
 
 use std::{
-    fmt,
+    borrow::Cow,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -17,8 +17,8 @@ use bytes::Bytes;
 use futures::StreamExt;
 
 use crate::{
-    Capabilities, Compares, Condition, Depth, Entry, Error, FileId, MountSpec, Result, Stat, StorePath, UnderStore,
-    open,
+    Capabilities, Compares, Condition, Depth, Entry, Error, ErrorClass, FileId, MountSpec, PATH_BYTES_MAX, Result,
+    Stat, StorePath, UnderStore, open,
 };
 
 /// How long one step may take.
@@ -44,8 +44,8 @@ pub enum Probe {
 pub enum Outcome {
     /// It works; with what was seen.
     Passed(String),
-    /// It does not; with the reason and what to do.
-    Failed(String),
+    /// It does not; with the reason and what to do, and what kind of failure that is.
+    Failed(String, ErrorClass),
     /// It was not tried; with the reason.
     Skipped(String),
 }
@@ -76,7 +76,7 @@ pub struct Ability {
     /// What.
     pub name: &'static str,
     /// How it does that.
-    pub answer: &'static str,
+    pub answer: Cow<'static, str>,
     /// How this is known.
     pub known: Known,
 }
@@ -95,7 +95,7 @@ pub struct Diagnosis {
 impl Diagnosis {
     /// The first step that failed.
     pub fn failure(&self) -> Option<&Step> {
-        self.steps.iter().find(|step| matches!(step.outcome, Outcome::Failed(_)))
+        self.steps.iter().find(|step| matches!(step.outcome, Outcome::Failed(..)))
     }
 }
 
@@ -149,27 +149,37 @@ async fn diagnose_store(
     probe: Probe,
     course: &mut Course,
 ) -> Vec<Ability> {
-    let mut abilities = declared(store.capabilities());
-    if let Err(error) = limited(store.uri(), store.check()).await {
+    let checked = limited(store.uri(), store.check()).await;
+    // Some find out with their first request what their server can do.
+    let capabilities = store.capabilities();
+    let mut abilities = declared(capabilities);
+    if let Err(error) = checked {
         let at = checked_step(&error);
         CHECKED[..at].iter().for_each(|name| course.passed(name, ""));
         course.failed(CHECKED[at], &error);
         return abilities;
     }
     CHECKED[..3].iter().for_each(|name| course.passed(name, ""));
-    let Some(entries) = course.tried("list", limited("/", first_page(store)).await, |entries| match entries.len() {
-        0 => "it is empty".to_owned(),
-        1 => "1 name".to_owned(),
-        count => format!("{count} names on the first page"),
-    }) else {
-        return abilities;
-    };
-    read_first(store, &entries, course).await;
+    if capabilities.lists {
+        let page = limited("/", first_page(store)).await;
+        let Some(entries) = course.tried("list", page, |entries| match entries.len() {
+            0 => "it is empty".to_owned(),
+            1 => "1 name".to_owned(),
+            count => format!("{count} names on the first page"),
+        }) else {
+            return abilities;
+        };
+        read_first(store, &entries, course).await;
+    } else {
+        course.skipped("list", "it does not tell what is in a directory; its files are read by path");
+        course.skipped("read", "no path of a file is known");
+    }
     match (probe, read_only) {
         (Probe::Read, _) => {
             course.skipped("write", "not asked for; --write tries it, in a directory that it deletes again")
         }
         (Probe::Write, true) => course.skipped("write", "the mount is read-only"),
+        (Probe::Write, false) if !capabilities.writes => course.skipped("write", "it takes no writes"),
         (Probe::Write, false) => write_all(store, course, &mut abilities).await,
     }
     abilities
@@ -196,8 +206,13 @@ impl Course {
         self.push(name, Outcome::Skipped(why.to_owned()));
     }
 
-    fn failed(&mut self, name: &'static str, why: &dyn fmt::Display) {
-        self.push(name, Outcome::Failed(why.to_string()));
+    fn failed(&mut self, name: &'static str, error: &Error) {
+        self.push(name, Outcome::Failed(error.to_string(), error.class()));
+    }
+
+    /// The store did something else than it said.
+    fn belied(&mut self, name: &'static str, what: &str) {
+        self.push(name, Outcome::Failed(what.to_owned(), ErrorClass::UnderStore));
     }
 
     fn tried<T>(&mut self, name: &'static str, result: Result<T>, what: impl FnOnce(&T) -> String) -> Option<T> {
@@ -266,7 +281,10 @@ async fn write_all(store: &Arc<dyn UnderStore>, course: &mut Course, abilities: 
     match deleting {
         // A directory that is a prefix went with its last object.
         Ok(()) | Err(Error::NotFound { .. }) => course.passed("clean up", "nothing is left"),
-        Err(error) => course.failed("clean up", &format!("delete the directory {dir} by hand: {error}")),
+        Err(error) => {
+            let words = format!("delete the directory {dir} by hand: {error}");
+            course.push("clean up", Outcome::Failed(words, error.class()));
+        }
     }
 }
 
@@ -298,7 +316,7 @@ impl Probes<'_> {
         };
         match came_back {
             Ok((_, content)) if content == first => self.course.passed("write", "what was written came back"),
-            Ok(_) => return self.course.failed("write", &"other bytes came back than were written"),
+            Ok(_) => return self.course.belied("write", "other bytes came back than were written"),
             Err(error) => return self.course.failed("write", &error),
         }
         self.condition("create only", "create a file only where none is", &small, &Condition::MustNotExist).await;
@@ -357,7 +375,7 @@ impl Probes<'_> {
             Ok(()) => {
                 let words =
                     "the store took a condition and ignored it; two writers of one name can overwrite each other here";
-                self.course.failed(step, &words);
+                self.course.belied(step, words);
                 self.seen(ability, Some("no: the store ignores the condition"));
             }
         }
@@ -388,7 +406,7 @@ impl Probes<'_> {
             Ok((_, content)) if content == pieces.concat() => {
                 self.course.passed("large write", format!("{} MiB came back", LARGE_BYTES >> 20));
             }
-            Ok(_) => self.course.failed("large write", &"other bytes came back than were written"),
+            Ok(_) => self.course.belied("large write", "other bytes came back than were written"),
             Err(error) => self.course.failed("large write", &error),
         }
     }
@@ -396,7 +414,9 @@ impl Probes<'_> {
     fn seen(&mut self, name: &str, instead: Option<&'static str>) {
         if let Some(ability) = self.abilities.iter_mut().find(|ability| ability.name == name) {
             ability.known = Known::Seen;
-            ability.answer = instead.unwrap_or(ability.answer);
+            if let Some(other) = instead {
+                ability.answer = other.into();
+            }
         }
     }
 }
@@ -410,6 +430,7 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
     let yes = |is| if is { "yes" } else { "no" };
     let Capabilities {
         writes,
+        lists,
         create_only,
         replace,
         large_writes,
@@ -417,16 +438,19 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
         real_directories,
         shared_upload,
         descriptors,
+        file_bytes_max,
         control_characters,
         refused_characters,
+        path_bytes_max,
         drops_parts,
     } = capabilities;
     if !writes {
         let answers = [
             ("write, rename and delete", "no: it is only read"),
+            ("list directories", if lists { "yes" } else { "no: its files are read by path" }),
             ("workers read its files without a copy through memory", yes(descriptors)),
         ];
-        return answers.map(|(name, answer)| Ability { name, answer, known: Known::Declared }).into();
+        return answers.map(|(name, answer)| Ability { name, answer: answer.into(), known: Known::Declared }).into();
     }
     let answers = [
         ("create a file only where none is", compares(create_only)),
@@ -455,8 +479,22 @@ pub fn declared(capabilities: Capabilities) -> Vec<Ability> {
             "every other character in names",
             if refused_characters.is_empty() { "yes" } else { "no: some are refused by name" },
         ),
+        (
+            "long paths",
+            if path_bytes_max < PATH_BYTES_MAX {
+                "as long as the store's keys may be, with the mounted prefix: some 1,000 bytes; others are refused by name"
+            } else {
+                "yes"
+            },
+        ),
     ];
-    answers.map(|(name, answer)| Ability { name, answer, known: Known::Declared }).into()
+    let told = answers.map(|(name, answer)| Ability { name, answer: answer.into(), known: Known::Declared });
+    let largest = file_bytes_max.map(|bytes| Ability {
+        name: "the largest file",
+        answer: format!("{} GiB", bytes >> 30).into(),
+        known: Known::Declared,
+    });
+    told.into_iter().chain(largest).collect()
 }
 
 #[cfg(test)]
@@ -466,7 +504,7 @@ mod tests {
     fn names(diagnosis: &Diagnosis) -> Vec<(&'static str, char)> {
         let letter = |outcome: &Outcome| match outcome {
             Outcome::Passed(_) => '+',
-            Outcome::Failed(_) => '-',
+            Outcome::Failed(..) => '-',
             Outcome::Skipped(_) => '.',
         };
         diagnosis.steps.iter().map(|step| (step.name, letter(&step.outcome))).collect()

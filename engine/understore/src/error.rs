@@ -98,14 +98,14 @@ pub enum Error {
         retry_after: Option<std::time::Duration>,
     },
     /// Somebody answers at the endpoint, and is not whom we trust, or speaks no TLS.
-    #[error(
-        "no safe connection to {endpoint} ({reason}); see that its certificate is valid for this name and signed by an authority that this machine trusts, and that the port speaks TLS; a test server may be mounted with allow_invalid_certificates=true"
-    )]
+    #[error("no safe connection to {endpoint} ({reason}); {advice}")]
     Untrusted {
         /// The endpoint.
         endpoint: String,
         /// What the handshake said.
         reason: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The store knows no such key or user, or was shown another secret than its own.
     #[error("{endpoint} refused the keys ({reason}); {advice}")]
@@ -234,6 +234,18 @@ pub enum Error {
         /// Bytes that came; at least this many when it was more.
         got: u64,
     },
+    /// The store sent as many bytes as were due, from another place.
+    #[error(
+        "{path}: the under-store sent bytes {}-{} where {}-{} were due; try again", got.start, got.end, expected.start, expected.end
+    )]
+    WrongRange {
+        /// The path.
+        path: String,
+        /// Which were due.
+        expected: std::ops::Range<u64>,
+        /// Which came.
+        got: std::ops::Range<u64>,
+    },
     /// The store sent other bytes than it said it would.
     #[error(
         "{path}: what arrived does not match the digest ({digest}) that the under-store told of it; try again, and see what damages bytes on their way: a proxy, a disk, memory"
@@ -255,6 +267,16 @@ pub enum Error {
     NoSpace {
         /// The path.
         path: String,
+    },
+    /// The store holds no file of so many bytes.
+    #[error(
+        "{path}: is larger than any file of this under-store, which has at most {bytes_max} bytes; write several files, or write it to another mount"
+    )]
+    TooLarge {
+        /// The path.
+        path: String,
+        /// Bytes of the largest file.
+        bytes_max: u64,
     },
     /// The store has no such operation.
     #[error("{store} cannot {operation}")]
@@ -462,7 +484,7 @@ impl Error {
             Self::NotEmpty { .. } => ErrorClass::NotEmpty,
             Self::Unnameable { .. } => ErrorClass::InvalidName,
             Self::EscapesMount { .. } => ErrorClass::EscapesMount,
-            Self::NotAFile { .. } | Self::NotSupported { .. } => ErrorClass::Unsupported,
+            Self::NotAFile { .. } | Self::NotSupported { .. } | Self::TooLarge { .. } => ErrorClass::Unsupported,
             Self::VersionChanged { .. } => ErrorClass::VersionChanged,
             Self::Conflict { .. } => ErrorClass::Conflict,
             Self::Expired { .. } | Self::StagedLost { .. } => ErrorClass::Aborted,
@@ -471,7 +493,9 @@ impl Error {
             Self::Busy { .. } => ErrorClass::Busy,
             Self::TimedOut { .. } | Self::Away { .. } => ErrorClass::TimedOut,
             Self::Unreachable { .. } | Self::Throttled { .. } | Self::Cancelled { .. } => ErrorClass::Unavailable,
+            Self::Io { source, .. } if is_away(source) => ErrorClass::Unavailable,
             Self::WrongLength { .. }
+            | Self::WrongRange { .. }
             | Self::Damaged { .. }
             | Self::BadRecord { .. }
             | Self::Io { .. }
@@ -481,18 +505,40 @@ impl Error {
 
     /// Whether the same call may succeed later with nothing changed by the caller.
     pub fn is_transient(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Unreachable { .. }
-                | Self::Throttled { .. }
-                | Self::TimedOut { .. }
-                | Self::Away { .. }
-                | Self::Busy { .. }
-                | Self::WrongLength { .. }
-                | Self::Damaged { .. }
-                | Self::Store { .. }
-        )
+            | Self::Throttled { .. }
+            | Self::TimedOut { .. }
+            | Self::Away { .. }
+            | Self::Busy { .. }
+            | Self::WrongLength { .. }
+            | Self::WrongRange { .. }
+            | Self::Damaged { .. }
+            | Self::Store { .. } => true,
+            Self::Io { source, .. } => is_away(source),
+            _ => false,
+        }
     }
+}
+
+/// Whether a file system says that its server is away, as those do that ask one and are given up by it (FUSE, NFS).
+fn is_away(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable, NetworkDown, NetworkUnreachable,
+        NotConnected, StaleNetworkFileHandle, TimedOut,
+    };
+    matches!(
+        error.kind(),
+        NotConnected
+            | TimedOut
+            | StaleNetworkFileHandle
+            | HostUnreachable
+            | NetworkUnreachable
+            | NetworkDown
+            | ConnectionAborted
+            | ConnectionRefused
+            | ConnectionReset
+    )
 }
 
 #[cfg(test)]
@@ -506,6 +552,10 @@ mod tests {
         assert!(!Error::NotFound { path: path() }.is_transient());
         assert!(!Error::Conflict { path: path(), reason: String::new() }.is_transient());
         assert!(Error::NotFound { path: path() }.is_not_found());
+        let io = |kind: io::ErrorKind| Error::Io { path: path(), operation: "read", source: kind.into() };
+        let (away, broken) = (io(io::ErrorKind::NotConnected), io(io::ErrorKind::InvalidInput));
+        assert!(away.is_transient() && away.class() == ErrorClass::Unavailable);
+        assert!(!broken.is_transient() && broken.class() == ErrorClass::UnderStore);
     }
 
     /// An endpoint that was away was once told without a word of the file it was wanted for.

@@ -16,8 +16,8 @@ use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
 use crate::{
-    Capabilities, Condition, Depth, Entry, Error, FileId, Landing, Page, Part, Remnant, Result, Settled, Staged,
-    StagedBody, StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
+    Capabilities, Condition, Depth, Entry, Error, FileId, Landing, PATH_BYTES_MAX, Page, Part, Remnant, Result,
+    Settled, Staged, StagedBody, StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
     staged::ordered_parts,
     store::{Compares, Kind, PAGE_ENTRIES_MAX, Pages},
 };
@@ -144,6 +144,7 @@ impl UnderStore for MemoryStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             writes: true,
+            lists: true,
             create_only: Compares::Atomically,
             replace: Compares::Atomically,
             large_writes: Compares::Atomically,
@@ -151,8 +152,10 @@ impl UnderStore for MemoryStore {
             real_directories: true,
             shared_upload: true,
             descriptors: false,
+            file_bytes_max: None,
             control_characters: true,
             refused_characters: "",
+            path_bytes_max: PATH_BYTES_MAX,
             drops_parts: false,
         }
     }

@@ -142,11 +142,14 @@ pub enum Compares {
     JustBefore,
 }
 
-/// What an adapter can do; shown to users, and used to plan.
+/// What an adapter can do: shown to users by `citius mount check`, and what the adapter itself and those above it plan by.
+/// Those that speak protocols compute it from what they know of theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Whether it takes writes; without them, what is said of writes means nothing.
     pub writes: bool,
+    /// Whether it tells what is in a directory; else files are found by their paths alone.
+    pub lists: bool,
     /// How "must not exist" is checked at publication of a small write.
     pub create_only: Compares,
     /// How "replaces this version" is checked at publication of a small write.
@@ -161,12 +164,39 @@ pub struct Capabilities {
     pub shared_upload: bool,
     /// Whether [`UnderStore::local`] may give descriptors.
     pub descriptors: bool,
+    /// Bytes of the largest file; `None` where the store alone knows.
+    pub file_bytes_max: Option<u64>,
     /// Whether names may hold ASCII control characters.
     pub control_characters: bool,
     /// Other characters that names may not hold, besides the slash and NUL.
     pub refused_characters: &'static str,
+    /// Bytes of the longest path below the mount that is not refused for its length alone. Where a server itself holds
+    /// less, for the path of the mounted folder counts there too, it is the server that refuses.
+    pub path_bytes_max: usize,
     /// Whether the store itself drops, in time, what a write that died has uploaded, so that a sweep finds none of it.
     pub drops_parts: bool,
+}
+
+impl Capabilities {
+    /// Refuses a path that holds what names may not hold here.
+    pub(crate) fn check_name(&self, path: &StorePath) -> Result<()> {
+        let refuse = |reason| Err(Error::Unnameable { path: path.to_string(), reason });
+        if !self.control_characters && path.as_str().contains(|c: char| c.is_ascii_control()) {
+            return refuse("names on this under-store hold no control characters".to_owned());
+        }
+        match path.as_str().chars().find(|character| self.refused_characters.contains(*character)) {
+            Some(character) => refuse(format!("names on this under-store hold no {character:?}")),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses a file of more bytes than the store holds in one.
+    pub(crate) fn check_len(&self, path: &StorePath, len: u64) -> Result<()> {
+        match self.file_bytes_max {
+            Some(bytes_max) if len > bytes_max => Err(Error::TooLarge { path: path.to_string(), bytes_max }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// What must hold of the target for a publication or a rename to happen.

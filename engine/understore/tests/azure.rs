@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod sas;
 mod scripted;
 
 use std::{
@@ -10,16 +11,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
-use chrono::{SecondsFormat, Utc};
 use citius_understore::{
     Condition, Depth, Error, ErrorClass, FileId, MountSpec, Settled, StagedBody, StagedRecord, StorePath, UnderStore,
     VersionToken, open,
 };
 use futures::TryStreamExt;
-use ring::hmac;
 
+use self::sas::account_sas;
 use self::scripted::{Asked, answer, header, refusal, scripted};
 
 fn path(text: &str) -> StorePath {
@@ -55,16 +54,6 @@ async fn get(store: &Arc<dyn UnderStore>, at: &str) -> Vec<u8> {
 
 async fn checked(spec: MountSpec) -> Error {
     open(&spec).unwrap().check().await.unwrap_err()
-}
-
-/// A token for the account, by the rules of "Create an account SAS": rights, and hours from now at which it begins and ends.
-fn account_sas(account: &str, key: &str, rights: &str, from_hours: i64, to_hours: i64) -> String {
-    let time = |hours| (Utc::now() + chrono::TimeDelta::hours(hours)).to_rfc3339_opts(SecondsFormat::Secs, true);
-    let (start, end) = (time(from_hours), time(to_hours));
-    let text = format!("{account}\n{rights}\nb\nsco\n{start}\n{end}\n\nhttps,http\n2022-11-02\n\n");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, &BASE64_STANDARD.decode(key).unwrap());
-    let signature = BASE64_STANDARD.encode(hmac::sign(&key, text.as_bytes()));
-    format!("?sv=2022-11-02&ss=b&srt=sco&sp={rights}&st={start}&se={end}&spr=https,http&sig={signature}")
 }
 
 mod on_azurite {

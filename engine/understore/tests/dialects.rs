@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod logged;
 mod scripted;
 
-use std::{
-    fmt::Write,
-    sync::{Arc, Mutex},
-};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use citius_understore::{
@@ -15,6 +13,7 @@ use citius_understore::{
     testing::servers::{Dialect, StandIn},
 };
 use futures::TryStreamExt;
+use logged::Log;
 use scripted::{Asked, answer, header, refusal, scripted};
 
 const MODIFIED: (&str, &str) = ("last-modified", "Wed, 21 Oct 2015 07:28:00 GMT");
@@ -401,46 +400,10 @@ async fn oss_takes_on_a_role_with_the_token_of_a_pod() {
     assert_eq!(header(&asked.recv().unwrap(), "x-oss-security-token"), Some("t-pod"));
 }
 
-/// Everything that is logged on this thread, at every level, fields and all.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<String>>);
-
-impl tracing::field::Visit for Log {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        writeln!(self.0.lock().unwrap(), "{field}={value:?}").unwrap();
-    }
-}
-
-impl tracing::Subscriber for Log {
-    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
-        true
-    }
-
-    fn new_span(&self, span: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        span.record(&mut self.clone());
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
-        values.record(&mut self.clone());
-    }
-
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut self.clone());
-    }
-
-    fn enter(&self, _: &tracing::span::Id) {}
-
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 /// Keys, tokens, and signatures made with them are in no log, no error and no `Debug`, whoever is spoken to.
 #[tokio::test]
 async fn nothing_secret_is_shown_in_any_dialect() {
-    let log = Log::default();
-    let _guard = tracing::subscriber::set_default(log.clone());
+    let log = Log::of_process();
     let refused = || vec![refusal(403, "SignatureDoesNotMatch", "no"); 2];
     let gcs = |endpoint: &str| {
         MountSpec::new("gs://bucket").option("google_base_url", endpoint).option("google_allow_http", "true")
@@ -473,10 +436,10 @@ async fn nothing_secret_is_shown_in_any_dialect() {
         assert!(sent.contains("hidden"), "keys or tokens were sent");
         let signature = header(&sent, "authorization").unwrap();
         let signature = signature.rsplit("signature=").next().unwrap();
-        let text = format!("{spec:?} {store:?} {error} {error:?} {}", log.0.lock().unwrap());
+        let text = format!("{spec:?} {store:?} {error} {error:?} {}", log.text());
         assert!(!text.contains("hidden") && !text.contains(signature), "{text}");
     }
-    assert!(!log.0.lock().unwrap().is_empty(), "nothing is logged at all");
+    assert!(!log.text().is_empty(), "nothing is logged at all");
 }
 
 async fn checked(spec: MountSpec) -> Error {

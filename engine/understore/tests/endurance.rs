@@ -2,8 +2,8 @@
 //! with exactly its bytes, what was not is wholly there or wholly absent once it is settled, every failure says of what it
 //! is, and retries are bounded.
 //!
-//! Servers that keep what they acknowledge in memory have nothing to start again with: of Ceph only its gateway is killed, and
-//! Azurite, which writes down what it has every few seconds, is only paused.
+//! Servers that keep what they acknowledge in memory have nothing to start again with: of Ceph only its gateway is killed, unless
+//! it is on bluestore, and Azurite, which writes down what it has every few seconds, is only paused.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,10 +18,10 @@ use std::{
 
 use bytes::Bytes;
 #[cfg(feature = "more-servers")]
-use citius_understore::testing::servers::{Minio, Sftp, Swift, Webdav};
+use citius_understore::testing::servers::{CephFs, Dialect, Minio, Sftp, Swift, Webdav};
 use citius_understore::{
     Condition, Error, FileId, MountSpec, Settled, StagedRecord, StorePath, UnderStore, open,
-    testing::servers::{Azurite, CephGateway, CephStore, Hdfs, SeaweedFs, Server},
+    testing::servers::{Azurite, CephGateway, CephStore, Gluster, Hdfs, SeaweedFs, Server, StandIn},
 };
 use tokio::task::JoinSet;
 
@@ -39,21 +39,15 @@ const RETRIES_HELD: f64 = 100.0;
 const RETRIES_PER_REQUEST: f64 = 0.2;
 const RETRIES_PER_SECOND: f64 = 1.0;
 
-/// A server that a mount leads to, and that can be killed.
+/// A server that can be killed.
 trait Killable: Server + Sized {
-    fn spec(&self) -> MountSpec;
     fn killed_and_started(&mut self) -> impl Future<Output = io::Result<()>>;
     fn ended(self) -> io::Result<()>;
 }
 
 macro_rules! killable {
-    ($($system:ty: |$server:ident| $spec:expr;)+) => {
+    ($($system:ty),+ $(,)?) => {
         $(impl Killable for $system {
-            fn spec(&self) -> MountSpec {
-                let $server = self;
-                $spec
-            }
-
             fn killed_and_started(&mut self) -> impl Future<Output = io::Result<()>> {
                 self.restart()
             }
@@ -65,30 +59,9 @@ macro_rules! killable {
     };
 }
 
-killable! {
-    SeaweedFs: |server| server.s3().mount("p");
-    CephGateway: |server| server.s3().mount("p");
-    Azurite: |server| server.mount("p");
-    Hdfs: |server| {
-        MountSpec::new(format!("{}{}", server.name_node(), server.folder())).option("hadoop_user", server.user())
-    };
-}
-
+killable!(SeaweedFs, StandIn, CephGateway, Azurite, Hdfs, Gluster);
 #[cfg(feature = "more-servers")]
-killable! {
-    Minio: |server| server.s3().mount("p");
-    Swift: |server| server.mount("p");
-    Webdav: |server| {
-        let (user, password) = server.keys();
-        MountSpec::new(server.endpoint()).option("webdav_user", user).option("webdav_password", password)
-    };
-    Sftp: |server| {
-        MountSpec::new(format!("sftp://{}{}", server.address(), server.folder().display()))
-            .option("sftp_user", server.user())
-            .option("sftp_key_file", server.key_file().display().to_string())
-            .option("sftp_known_hosts", server.known_hosts().display().to_string())
-    };
-}
+killable!(CephFs, Minio, Swift, Webdav, Sftp);
 
 fn path(text: &str) -> StorePath {
     StorePath::parse(text).unwrap()
@@ -319,15 +292,19 @@ async fn round(work: &Arc<Work>, known: &Bytes, strike: impl AsyncFnOnce() -> io
     Ok(())
 }
 
-async fn endures(name: &str, mut server: impl Killable, may_be_killed: bool) {
+async fn endures(name: &str, mut server: impl Killable, spec: MountSpec, fault: Fault) {
     let start = Instant::now();
-    let spec = server.spec().option("request_timeout", "5s").option("retry_timeout", "15s");
     let store = open(&spec).unwrap();
     store.check().await.unwrap();
-    let endpoint = spec.options.iter().find(|(name, _)| name.ends_with("endpoint") || name.ends_with("auth_url"));
+    let is_endpoint = |name: &str| ["endpoint", "auth_url", "base_url"].iter().any(|end| name.ends_with(end));
+    let endpoint = spec.options.iter().find(|(name, _)| is_endpoint(name));
     let endpoint = endpoint.map_or(spec.uri.as_str(), |(_, value)| value.expose());
     let endpoint = url::Url::parse(endpoint).unwrap();
-    let endpoint = format!("{}:{}", endpoint.host_str().unwrap(), endpoint.port().unwrap());
+    // What is mounted on this machine is called by its folder.
+    let endpoint = match endpoint.port() {
+        Some(port) => format!("{}:{port}", endpoint.host_str().unwrap()),
+        None => endpoint.path().to_owned(),
+    };
     let work = Arc::new(Work {
         store: Arc::clone(&store),
         endpoint,
@@ -347,7 +324,7 @@ async fn endures(name: &str, mut server: impl Killable, may_be_killed: bool) {
     .await
     .unwrap();
     let paused = work.failures.load(Relaxed);
-    if may_be_killed {
+    if fault == Fault::Kill {
         round(&work, &known, async || server.killed_and_started().await).await.unwrap();
     }
     let written = std::mem::take(&mut *work.written.lock().unwrap());
@@ -370,28 +347,66 @@ async fn endures(name: &str, mut server: impl Killable, may_be_killed: bool) {
     server.ended().unwrap();
 }
 
+/// How the middle of a workload is struck, after a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    Kill,
+    /// By the pause alone.
+    None,
+}
+
+/// With patience for no longer than a test has.
+fn impatient(spec: MountSpec) -> MountSpec {
+    spec.option("request_timeout", "5s").option("retry_timeout", "15s")
+}
+
 macro_rules! systems {
-    ($($(#[$attribute:meta])* $name:ident: $start:expr, $may_be_killed:expr;)+) => {
+    ($($(#[$attribute:meta])* $name:ident: $start:expr, |$server:ident| $spec:expr, $fault:expr;)+) => {
         $($(#[$attribute])* #[tokio::test(flavor = "multi_thread")]
         async fn $name() {
-            endures(stringify!($name), $start.await.unwrap(), $may_be_killed).await;
+            let $server = $start.await.unwrap();
+            let spec = $spec;
+            endures(stringify!($name), $server, spec, $fault).await;
         })+
     };
 }
 
 systems! {
-    s3_of_seaweedfs: SeaweedFs::start(), true;
-    s3_of_ceph: CephGateway::start(CephStore::Memory), true;
-    azurite: Azurite::start(), false;
-    hdfs: Hdfs::start(), true;
-    #[cfg(feature = "more-servers")]
-    s3_of_minio: Minio::start(), true;
-    #[cfg(feature = "more-servers")]
-    swift: Swift::start(), true;
-    #[cfg(feature = "more-servers")]
-    webdav_of_apache: Webdav::start(), true;
-    #[cfg(feature = "more-servers")]
-    sftp: Sftp::start(), true;
-    #[cfg(feature = "more-servers")]
-    s3_of_ceph_on_bluestore: CephGateway::start(CephStore::Bluestore), true;
+    s3_of_seaweedfs: SeaweedFs::start(), |server| impatient(server.s3().mount("p")), Fault::Kill;
+    s3_of_ceph: CephGateway::start(CephStore::Memory), |server| impatient(server.s3().mount("p")), Fault::Kill;
+    azurite: Azurite::start(), |server| impatient(server.mount("p")), Fault::None;
+    hdfs: Hdfs::start(), |server| {
+        let spec = MountSpec::new(format!("{}{}", server.name_node(), server.folder()));
+        impatient(spec.option("hadoop_user", server.user()))
+    }, Fault::Kill;
+    gluster: Gluster::start(), |server| MountSpec::new(format!("file://{}", server.path().display())), Fault::Kill;
+}
+
+#[cfg(feature = "more-servers")]
+systems! {
+    webdav_of_seaweedfs: SeaweedFs::start(), |server| {
+        impatient(MountSpec::new(server.webdav().replace("http:", "webdav:")))
+    }, Fault::Kill;
+    gcs: StandIn::start(Dialect::Gcs), |server| impatient(server.mount("p")), Fault::Kill;
+    oss: StandIn::start(Dialect::Oss), |server| impatient(server.mount("p")), Fault::Kill;
+    swift_of_ceph: CephGateway::start(CephStore::Memory), |server| impatient(server.swift_mount("p")), Fault::Kill;
+    s3_of_ceph_on_bluestore: CephGateway::start(CephStore::Bluestore), |server| {
+        impatient(server.s3().mount("p"))
+    }, Fault::Kill;
+    cephfs: CephFs::start(CephStore::Bluestore), |server| {
+        MountSpec::new(format!("file://{}", server.path().display()))
+    }, Fault::Kill;
+    s3_of_minio: Minio::start(), |server| impatient(server.s3().mount("p")), Fault::Kill;
+    swift: Swift::start(), |server| impatient(server.mount("p")), Fault::Kill;
+    webdav_of_apache: Webdav::start(), |server| {
+        let (user, password) = server.keys();
+        impatient(MountSpec::new(server.endpoint()).option("webdav_user", user).option("webdav_password", password))
+    }, Fault::Kill;
+    sftp: Sftp::start(), |server| {
+        let spec = MountSpec::new(format!("sftp://{}{}", server.address(), server.folder().display()))
+            .option("sftp_user", server.user())
+            .option("sftp_key_file", server.key_file().display().to_string())
+            .option("sftp_known_hosts", server.known_hosts().display().to_string());
+        impatient(spec)
+    }, Fault::Kill;
 }

@@ -9,7 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use citius_understore::testing::servers::{CephFs, CephGateway, CephStore, Minio, Sftp, Swift, Webdav, call, get};
+use citius_understore::testing::servers::{
+    CephFs, CephGateway, CephStore, Keystone, Minio, Sftp, Swift, Tokens, Webdav, call, get,
+};
 use citius_understore::{Condition, FileId, StorePath, open};
 use http::{HeaderValue, Method, Request, StatusCode};
 
@@ -79,6 +81,26 @@ async fn swift() {
     assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     let (url, token) = log_in(&server.auth_url(), server.keys(), server.container()).await;
     assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().body(), CONTENT);
+    server.stop().unwrap();
+}
+
+#[tokio::test]
+async fn keystone() {
+    let mut server = Keystone::start(Tokens::Revocable).await.unwrap();
+    println!("keystone {}", server.version());
+    let login = server.log_in(server.member()).await.unwrap();
+    let document: serde_json::Value = serde_json::from_slice(login.body()).unwrap();
+    let project = document["token"]["project"]["id"].as_str().unwrap();
+    let catalog = document["token"]["catalog"].as_array().unwrap();
+    let swift = catalog.iter().find(|service| service["type"] == "object-store").unwrap();
+    let account = swift["endpoints"][0]["url"].as_str().unwrap();
+    assert!(account.ends_with(&format!("/v1/AUTH_{project}")), "{account}");
+    let url = format!("{account}/{}/file", server.container());
+    let token = login.headers()["x-subject-token"].clone();
+    assert_eq!(get(&url).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(call(request(Method::PUT, &url, &token, CONTENT)).await.unwrap().status(), StatusCode::CREATED);
+    server.restart().await.unwrap();
+    assert_eq!(call(request(Method::GET, &url, &token, b"")).await.unwrap().body(), CONTENT, "with the same token");
     server.stop().unwrap();
 }
 

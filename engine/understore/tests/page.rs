@@ -48,7 +48,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "Amazon S3",
         uris: "`s3://bucket/prefix`, `s3a://`",
-        credentials: "options, `AWS_*`, profiles, web identity, container and instance roles",
+        credentials: "options, `AWS_*`, profiles, web identity, container role, instance role",
         proof: Proof::StandIn(&["s3", "ceph-s3", "minio"]),
     },
     Row {
@@ -78,7 +78,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "Azure Blob Storage",
         uris: "`abfs[s]://container@account…/path`, `wasb[s]://`, `az://container/path`",
-        credentials: "account key, SAS, service principal, workload and managed identity",
+        credentials: "account key, SAS, service principal, workload identity, managed identity, `az login`, token",
         proof: Proof::StandIn(&["azure"]),
     },
     Row {
@@ -98,8 +98,14 @@ const ROWS: &[Row] = &[
     Row {
         name: "OpenStack Swift",
         uris: "`swift://container/path`, `swift://container.provider/path`",
-        credentials: "user and key (v1), Keystone v3, application credential, `clouds.yaml`, `OS_*`",
+        credentials: "user and key (v1), or of Keystone",
         proof: Proof::Runs(&["swift"]),
+    },
+    Row {
+        name: "OpenStack Swift with Keystone v3",
+        uris: "as OpenStack Swift",
+        credentials: "user, password and project; application credential; `clouds.yaml`, `OS_*`",
+        proof: Proof::Runs(&["swift-keystone"]),
     },
     Row {
         name: "Ceph by Swift",
@@ -154,7 +160,7 @@ const ROWS: &[Row] = &[
     Row {
         name: "SFTP",
         uris: "`sftp://user@host:port/path`",
-        credentials: "key file, agent, password; known_hosts is strict",
+        credentials: "key file, with a passphrase too; agent; password, also asked for in a dialogue; known_hosts is strict",
         proof: Proof::Runs(&["sftp"]),
     },
     Row {
@@ -175,8 +181,8 @@ can do; [mount-options.md](mount-options.md) has the options, and
 - **contract**: every promise that Citius builds on, point by point, on a real server
   (`engine/understore/src/testing/conformance`). Points that a system cannot keep are named below; where one is, Citius knows
   it, and says so.
-- **day**: mount, cold read, second read (without a request, where Citius makes them), change underneath, write, rename, delete, `kill -9`, unmount,
-  by the command line (`control/cli/tests/citius/systems.rs`). Where nothing can be written, that every change is refused.
+- **day**: mount, cold read, second read (without a request; a folder of this machine is looked at again, and not read), change
+  underneath, write, rename, delete, `kill -9`, unmount, by the command line (`control/cli/tests/citius/systems.rs`). Where nothing can be written, that every change is refused.
 
 | system | URI | credentials | |
 |---|---|---|---|
@@ -199,7 +205,9 @@ fn keyed(runs: impl IntoIterator<Item = Ran>) -> Record {
 fn record(path: &Path) -> Record {
     let mut record = keyed(serde_json::from_str::<Vec<Ran>>(&fs::read_to_string(path).unwrap()).unwrap());
     if let Some(folder) = env::var_os(FOLDER_VARIABLE) {
-        let files = fs::read_dir(folder).unwrap().map(|entry| fs::read_to_string(entry.unwrap().path()).unwrap());
+        let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let of_suites = paths.filter(|path| path.extension().is_some_and(|it| it == "json"));
+        let files = of_suites.map(|path| fs::read_to_string(path).unwrap());
         record.extend(keyed(files.map(|text| serde_json::from_str(&text).unwrap())));
     }
     record
@@ -283,6 +291,21 @@ fn no_row_claims_what_was_not_recorded() {
     for row in ROWS {
         for system in row.proof.systems() {
             assert!(recorded.contains(system), "{}: nothing is recorded of {system}", row.name);
+        }
+    }
+}
+
+/// What a cloud's row names was logged in with. Rows of those who know nobody, or whose logins are other suites', have no record
+/// of it.
+#[test]
+fn no_row_names_credentials_that_nobody_used() {
+    let record = record(&of_project("ci/record/under-stores.json"));
+    for system in ["s3", "gcs", "azure", "oss"] {
+        let used = &record.get(&(system.to_owned(), Suite::Login)).expect("a record of logins").credentials;
+        // The first row that has a system is the one that names what others have as well.
+        let row = ROWS.iter().find(|row| row.proof.systems().contains(&system)).unwrap();
+        for named in row.credentials.replace('`', "").split(", ") {
+            assert!(used.iter().any(|used| used == named), "{}: nobody logged in by {named}: {used:?}", row.name);
         }
     }
 }

@@ -4,7 +4,8 @@
 
 mod scripted;
 
-use citius_understore::{Error, MountSpec, open};
+use bytes::Bytes;
+use citius_understore::{Error, FileId, MountSpec, StorePath, open};
 
 use self::scripted::{Asked, answer, header, scripted};
 
@@ -42,7 +43,7 @@ async fn a_token_is_kept_and_renewed() {
     store.check().await.unwrap();
     store.check().await.unwrap();
     // A login holds a moment for those that were refused with the token before it.
-    tokio::time::sleep(std::time::Duration::from_millis(5100)).await;
+    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
     store.check().await.unwrap();
     let tokens: Vec<_> = heads(&asked).iter().map(|head| header(head, "x-auth-token").unwrap().to_owned()).collect();
     assert_eq!(tokens, ["one", "one", "one", "two"]);
@@ -79,6 +80,31 @@ async fn what_is_wrong_with_a_login_is_told_apart() {
     assert!(matches!(checked(given.clone()).await, Error::PermissionDenied { .. }));
     let error = checked(given).await;
     assert!(matches!(&error, Error::WrongKeys { reason, .. } if reason.contains("token was refused")), "{error:?}");
+}
+
+/// Segments of a large file are named after it. A key that leaves no room for them is one of small files alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_file_without_room_for_its_segments_is_refused_before_anybody_is_asked() {
+    let (storage, asked) = scripted(vec![answer(403, &[], "")]);
+    let spec = MountSpec::new("swift://c/p")
+        .option("swift_storage_url", format!("{storage}/v1/AUTH_a"))
+        .option("swift_token", "hidden-value")
+        .option("swift_allow_http", "true");
+    let store = open(&spec).unwrap();
+    let write = async |bytes: usize| {
+        let key = "n".repeat(199) + "/";
+        let path = StorePath::parse(&(key.repeat(4) + &"n".repeat(bytes - 800 - "p/".len())));
+        let mut staged = store.stage(&path.unwrap(), FileId([1; 16]), None).await.unwrap();
+        staged.write(Bytes::from(vec![0; 9 << 20])).await.unwrap_err()
+    };
+    let refused = write(1000).await;
+    assert!(matches!(refused, Error::Unnameable { .. }), "{refused:?}");
+    assert!(refused.to_string().contains("segments named after it"), "{refused}");
+    assert!(heads(&asked).is_empty());
+    // With room for them their container is asked for.
+    let refused = write(900).await;
+    assert!(matches!(refused, Error::PermissionDenied { .. }), "{refused:?}");
+    assert_eq!(heads(&asked).len(), 1);
 }
 
 /// Whoever changes the keys in clouds.yaml need not mount anew, and one who is half done breaks nothing.

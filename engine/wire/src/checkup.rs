@@ -2,6 +2,8 @@
 
 use rkyv::{Archive, Deserialize, Serialize};
 
+use crate::Status;
+
 /// What came of one step.
 #[derive(Archive, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[rkyv(derive(Debug, Clone, Copy, PartialEq, Eq))]
@@ -35,6 +37,8 @@ pub struct CheckedStep {
     pub result: StepResult,
     /// What was seen, or why not and what to do; may be empty.
     pub words: String,
+    /// Of a failure: its class, as that of a mount that meets it.
+    pub status: Option<Status>,
     /// How long it took, in microseconds.
     pub took_us: u64,
 }

@@ -5,6 +5,7 @@ use crate::codec::Request;
 use crate::frame::Kind;
 use crate::ids::{FileKey, Incarnation, MountId, WorkerId};
 use crate::ring::{Member, Ring};
+use crate::secret_text::SecretText;
 use crate::traffic::MountTraffic;
 use core::fmt;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -58,7 +59,7 @@ pub struct MountSecret {
     /// Its under-store.
     pub uri: String,
     /// Its options, secrets in the clear.
-    pub options: Vec<(String, String)>,
+    pub options: Vec<(String, SecretText)>,
     /// Whether writes are refused.
     pub read_only: bool,
 }

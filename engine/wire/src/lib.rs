@@ -33,6 +33,7 @@ mod ids;
 mod meta;
 mod path;
 mod ring;
+mod secret_text;
 mod status;
 mod token;
 mod traffic;
@@ -61,6 +62,7 @@ pub use meta::{
 };
 pub use path::{NAME_BYTES_MAX, NamespacePath, PATH_BYTES_MAX};
 pub use ring::{Member, Owner, Ring, WORKERS_MAX};
+pub use secret_text::SecretText;
 pub use status::{ExitCode, Failure, Status};
 pub use token::Token;
 pub use traffic::{BreakerState, FAILURE_NAMES, LATENCY_BUCKETS, Latency, MountTraffic, OPERATION_NAMES};

@@ -11,6 +11,7 @@ use crate::codec::Request;
 use crate::frame::Kind;
 use crate::ids::{ClusterId, Epoch, FileKey, Incarnation, MountId, Place, Serial, WorkerId};
 use crate::ring::Ring;
+use crate::secret_text::SecretText;
 use crate::status::Failure;
 use crate::traffic::MountTraffic;
 use core::fmt;
@@ -119,7 +120,7 @@ pub enum Operation {
         /// What.
         uri: String,
         /// Its options; values may be secrets.
-        options: Vec<(String, String)>,
+        options: Vec<(String, SecretText)>,
         /// Whether writes are refused.
         read_only: bool,
         /// How long metadata of the under-store is believed: -1 for ever, 0 never, else milliseconds.

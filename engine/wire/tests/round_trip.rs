@@ -83,7 +83,7 @@ fn operation() -> impl Strategy<Value = Operation> {
             |(path, uri, options, read_only, sync_interval_ms)| Operation::MountAdd {
                 path,
                 uri,
-                options,
+                options: options.into_iter().map(|(name, value)| (name, value.into())).collect(),
                 read_only,
                 sync_interval_ms
             }

@@ -77,8 +77,8 @@ pub use writer::{CreateOptions, Writer, Written};
 /// The wire's words that appear in this crate's interface.
 pub use citius_wire::{
     CheckedAbility, CheckedStep, ClusterInfo, EntryKind, ExitCode, FileInfo, FileKey, MountCheckup, MountInfo,
-    MountTraffic, NamespacePath, Operation, Outcome, Persistence, ResidentBlock, Status, StepResult, Token, WorkerInfo,
-    WriteType,
+    MountTraffic, NamespacePath, Operation, Outcome, Persistence, ResidentBlock, SecretText, Status, StepResult, Token,
+    WorkerInfo, WriteType,
     units::{block_count, block_length},
 };
 

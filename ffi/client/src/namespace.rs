@@ -6,7 +6,7 @@ use crate::listing::Listing;
 use crate::retry::Retry;
 use citius_wire::{
     Batch, ClusterInfo, Failure, FileInfo, HEADER_BYTES_MAX, MountCheckup, MountInfo, NamespacePath, OPERATIONS_MAX,
-    Operation, Outcome, Serial, Status,
+    Operation, Outcome, SecretText, Serial, Status,
 };
 
 /// Bytes that one batch may hold, of the question and, by the same measure, of its answer. A header is at most
@@ -19,7 +19,7 @@ const OPERATION_BYTES: usize = 512;
 #[derive(Clone, Default)]
 pub struct MountOptions {
     /// Options of the under-store by `object_store`'s names; values may be secrets.
-    pub options: Vec<(String, String)>,
+    pub options: Vec<(String, SecretText)>,
     /// Whether writes are refused.
     pub read_only: bool,
     /// How long metadata of the under-store is believed: -1 for ever, 0 never, else milliseconds; `None` for the
@@ -295,7 +295,9 @@ fn operation_bytes(operation: &Operation) -> usize {
     let text = match operation {
         Operation::Rename { from, to, .. } => from.len() + to.len(),
         Operation::MountAdd { path, uri, options, .. } => {
-            path.len() + uri.len() + options.iter().map(|(key, value)| key.len() + value.len() + 16).sum::<usize>()
+            path.len()
+                + uri.len()
+                + options.iter().map(|(key, value)| key.len() + value.expose().len() + 16).sum::<usize>()
         }
         Operation::StageStarted { record, .. } | Operation::PublishIntent { record, .. } => record.len(),
         Operation::PublishDone { token, .. } => token.len(),

@@ -3,13 +3,14 @@
 use super::Citius;
 use super::server::{are_words, write_words};
 use crate::context::Context;
+use crate::cpu::{Spent, Watch};
 use crate::measure::Side;
 use crate::offsets::Offsets;
 use anyhow::{Context as _, Result, bail, ensure};
 use citius_client::{Client, Config, CreateOptions, MountOptions, MountTraffic};
 use citius_understore::testing::servers::SeaweedFs;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes that one call reads in sequence.
 const CALL_BYTES: usize = 4 << 20;
@@ -35,9 +36,9 @@ impl Cold {
         Self::over(Citius::start(context)?, server, bytes)
     }
 
-    /// The same, on all cores together with its client.
-    pub(crate) fn beside(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
-        Self::over(Citius::start_beside(context)?, server, bytes)
+    /// The same, on its client's core.
+    pub(crate) fn by_client(context: &Context, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
+        Self::over(Citius::start_by_client(context)?, server, bytes)
     }
 
     fn over(citius: Option<Citius>, server: &Arc<SeaweedFs>, bytes: usize) -> Result<Option<Self>> {
@@ -126,7 +127,7 @@ fn mount_options(server: &SeaweedFs) -> MountOptions {
         ("aws_region", "us-east-1"),
         ("aws_allow_http", "true"),
     ];
-    let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let options = options.map(|(name, value)| (name.to_owned(), value.into())).to_vec();
     MountOptions { options, ..MountOptions::default() }
 }
 
@@ -134,11 +135,12 @@ fn mount_options(server: &SeaweedFs) -> MountOptions {
 pub(crate) struct Sequential {
     cold: Cold,
     buffer: Vec<u8>,
+    spent: Option<Spent>,
 }
 
 impl Sequential {
     pub(crate) fn new(cold: Cold) -> Self {
-        Self { buffer: vec![1; cold.bytes], cold }
+        Self { buffer: vec![1; cold.bytes], cold, spent: None }
     }
 }
 
@@ -146,11 +148,15 @@ impl Side for Sequential {
     fn round(&mut self, _seed: u64) -> Result<f64> {
         let client = self.cold.forget()?;
         self.buffer.fill(1);
-        let start = Instant::now();
+        let watch = Watch::start(Some(self.cold.citius.process()))?;
         Cold::read(&client, &mut self.buffer)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let spent = self.spent.insert(watch.stop()?);
         ensure!(are_words(&self.buffer, 0), "other bytes than were written");
-        Ok(self.buffer.len() as f64 / seconds)
+        Ok(self.buffer.len() as f64 / spent.seconds)
+    }
+
+    fn cpu_seconds(&self) -> Option<f64> {
+        self.spent.map(|it| it.cpu_seconds)
     }
 }
 

@@ -3,13 +3,13 @@
 use super::Citius;
 use super::cold::{MOUNT, mount};
 use crate::context::Context;
+use crate::cpu::{Spent, Watch};
 use crate::measure::Side;
 use crate::raw::plain::HELD_BYTES_MAX;
 use anyhow::Result;
 use citius_client::{Config, CreateOptions};
 use citius_understore::testing::servers::SeaweedFs;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// Files loaded at once.
 const JOBS: &str = "64";
@@ -23,6 +23,7 @@ pub(crate) struct Load<'a> {
     citius: Citius,
     directory: String,
     count: usize,
+    spent: Option<Spent>,
     _server: Arc<SeaweedFs>,
 }
 
@@ -37,7 +38,7 @@ impl<'a> Load<'a> {
         let Some(citius) = Citius::start_by_client(context)? else { return Ok(None) };
         mount(&citius, server)?;
         let directory = format!("{MOUNT}/{directory}");
-        Ok(Some(Self { context, citius, directory, count, _server: Arc::clone(server) }))
+        Ok(Some(Self { context, citius, directory, count, spent: None, _server: Arc::clone(server) }))
     }
 }
 
@@ -45,9 +46,13 @@ impl Side for Load<'_> {
     /// Objects per second.
     fn round(&mut self, _seed: u64) -> Result<f64> {
         self.citius.command(self.context, &["--quiet", "free", &self.directory])?;
-        let start = Instant::now();
+        let watch = Watch::start(Some(self.citius.process()))?;
         self.citius.command(self.context, &["--quiet", "load", "--jobs", JOBS, &self.directory])?;
-        Ok(self.count as f64 / start.elapsed().as_secs_f64())
+        Ok(self.count as f64 / self.spent.insert(watch.stop()?).seconds)
+    }
+
+    fn cpu_seconds(&self) -> Option<f64> {
+        self.spent.map(|it| it.cpu_seconds)
     }
 }
 
@@ -55,6 +60,7 @@ impl Side for Load<'_> {
 pub(crate) struct Stream {
     citius: Citius,
     bytes: usize,
+    spent: Option<Spent>,
     server: Arc<SeaweedFs>,
     runtime: tokio::runtime::Runtime,
 }
@@ -65,7 +71,7 @@ impl Stream {
         let Some(citius) = Citius::start_by_client(context)? else { return Ok(None) };
         mount(&citius, server)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        Ok(Some(Self { citius, bytes, server: Arc::clone(server), runtime }))
+        Ok(Some(Self { citius, bytes, spent: None, server: Arc::clone(server), runtime }))
     }
 }
 
@@ -76,7 +82,7 @@ impl Side for Stream {
         let client = self.citius.client(Config::default())?;
         // As the baseline does: that neither makes its bytes is no part of the comparison.
         let content = vec![7; APPEND_BYTES];
-        let start = Instant::now();
+        let watch = Watch::start(Some(self.citius.process()))?;
         let mut writer = client.create(&path, CreateOptions::default())?;
         let mut left = self.bytes;
         while left > 0 {
@@ -85,9 +91,13 @@ impl Side for Stream {
             left -= piece;
         }
         writer.close()?;
-        let speed = self.bytes as f64 / start.elapsed().as_secs_f64();
+        let speed = self.bytes as f64 / self.spent.insert(watch.stop()?).seconds;
         client.delete(&path, false)?;
         self.runtime.block_on(self.server.reclaim(HELD_BYTES_MAX))?;
         Ok(speed)
+    }
+
+    fn cpu_seconds(&self) -> Option<f64> {
+        self.spent.map(|it| it.cpu_seconds)
     }
 }

@@ -38,26 +38,21 @@ pub(crate) struct Citius {
 impl Citius {
     /// Starts it on the server's core, with memory for the working set. `None` if only baselines are to be measured.
     pub(crate) fn start(context: &Context) -> Result<Option<Self>> {
-        Self::start_on(context, [context.cores.server])
-    }
-
-    /// Starts it where its client and a baseline are too.
-    pub(crate) fn start_beside(context: &Context) -> Result<Option<Self>> {
-        Self::start_on(context, [context.cores.server, context.cores.client])
+        Self::start_on(context, context.cores.server)
     }
 
     /// Starts it on its client's core alone, with the under-store on the other.
     pub(crate) fn start_by_client(context: &Context) -> Result<Option<Self>> {
-        Self::start_on(context, [context.cores.client])
+        Self::start_on(context, context.cores.client)
     }
 
-    fn start_on<const COUNT: usize>(context: &Context, cores: [usize; COUNT]) -> Result<Option<Self>> {
+    fn start_on(context: &Context, core: usize) -> Result<Option<Self>> {
         let Some(program) = &context.citius else { return Ok(None) };
         let home = tempfile::Builder::new().prefix("citius-perf-").tempdir().context("making a home")?;
         let mut command = Command::new(program);
         command.arg("--home").arg(home.path()).args(["local", "--ephemeral", "--listen", "127.0.0.1:0"]);
         command.args(["--shards", "1", "--memory", &(context.working_set_bytes + SPARE_BYTES).to_string()]);
-        cpu::confine(&mut command, cores);
+        cpu::confine(&mut command, core);
         let log = std::fs::File::create(home.path().join("stderr")).context("making a log")?;
         let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn();
         let mut started = Self { child: child.with_context(|| format!("starting {}", program.display()))?, home };
@@ -101,6 +96,11 @@ impl Citius {
     /// A client of it.
     pub(crate) fn client(&self, config: Config) -> Result<Client> {
         Ok(Client::connect(self.endpoint()?, config)?)
+    }
+
+    /// Its process.
+    pub(crate) fn process(&self) -> u32 {
+        self.child.id()
     }
 
     /// CPU time that the whole process used so far.

@@ -1,6 +1,7 @@
 //! What a plain program does with `object_store` and nothing else: parallel ranges of an object, parallel GETs of many,
-//! an upload of parts. Its runtime has a thread for every core, as Citius has both.
+//! an upload of parts. Its runtime has a thread for every core that it may use.
 
+use crate::cpu::{Spent, Watch};
 use crate::measure::Side;
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -9,7 +10,6 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::{ObjectStore as _, ObjectStoreExt as _, WriteMultipart, path::Path};
 use std::sync::Arc;
-use std::time::Instant;
 use tokio::runtime::Runtime;
 
 /// What a server may hold beside what is written in a round.
@@ -66,28 +66,39 @@ pub(crate) struct Ranges {
     plain: Plain,
     key: Path,
     buffer: Vec<u8>,
+    shape: Shape,
+    spent: Option<Spent>,
+}
+
+/// How an object is cut.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// Ranges at once.
     at_once: usize,
+    /// Bytes of a range.
+    piece_bytes: usize,
 }
 
 impl Ranges {
-    /// Bytes of a range.
-    const PIECE_BYTES: usize = 8 << 20;
-
-    /// With as many ranges at once as were fastest in a trial.
+    /// Cut as was fastest in a trial of all shapes.
     pub(crate) fn new(plain: Plain, key: &str, bytes: usize) -> Result<Self> {
-        let mut ranges = Self { plain, key: Path::parse(key)?, buffer: vec![1; bytes], at_once: 1 };
-        let mut best = 0.0;
-        for at_once in [2, 4, 8] {
-            let before = std::mem::replace(&mut ranges.at_once, at_once);
-            // The first pass of the first trial warms the server up.
-            let speed = ranges.round(0)?.max(ranges.round(0)?);
-            if speed > best {
-                best = speed;
-            } else {
-                ranges.at_once = before;
-                break;
+        const AT_ONCE: [usize; 5] = [2, 4, 8, 16, 32];
+        const PIECE_BYTES: [usize; 3] = [4 << 20, 8 << 20, 16 << 20];
+        let shape = Shape { at_once: AT_ONCE[0], piece_bytes: PIECE_BYTES[0] };
+        let mut ranges = Self { plain, key: Path::parse(key)?, buffer: vec![1; bytes], shape, spent: None };
+        // Warms the server up.
+        ranges.round(0)?;
+        let mut best = (0.0, shape);
+        for piece_bytes in PIECE_BYTES {
+            for at_once in AT_ONCE {
+                ranges.shape = Shape { at_once, piece_bytes };
+                let speed = ranges.round(0)?.max(ranges.round(0)?);
+                if speed > best.0 {
+                    best = (speed, ranges.shape);
+                }
             }
         }
+        ranges.shape = best.1;
         Ok(ranges)
     }
 }
@@ -95,14 +106,15 @@ impl Ranges {
 impl Side for Ranges {
     /// Bytes per second.
     fn round(&mut self, _seed: u64) -> Result<f64> {
-        let Self { plain: Plain { runtime, store, .. }, key, buffer, at_once } = self;
+        let Self { plain: Plain { runtime, store, .. }, key, buffer, shape, spent } = self;
+        let Shape { at_once, piece_bytes } = *shape;
         buffer.fill(1);
-        let start = Instant::now();
+        let watch = Watch::start(None)?;
         runtime.block_on(async {
-            let pieces = buffer.chunks_mut(Self::PIECE_BYTES).enumerate().map(|(index, piece)| {
+            let pieces = buffer.chunks_mut(piece_bytes).enumerate().map(|(index, piece)| {
                 let (store, key) = (store.clone(), key.clone());
                 async move {
-                    let first = (index * Self::PIECE_BYTES) as u64;
+                    let first = (index * piece_bytes) as u64;
                     let options = object_store::GetOptions {
                         range: Some((first..first + piece.len() as u64).into()),
                         ..object_store::GetOptions::default()
@@ -118,9 +130,13 @@ impl Side for Ranges {
                     Result::<_>::Ok(())
                 }
             });
-            stream::iter(pieces).buffer_unordered(*at_once).try_collect::<()>().await
+            stream::iter(pieces).buffer_unordered(at_once).try_collect::<()>().await
         })?;
-        Ok(buffer.len() as f64 / start.elapsed().as_secs_f64())
+        Ok(buffer.len() as f64 / spent.insert(watch.stop()?).seconds)
+    }
+
+    fn cpu_seconds(&self) -> Option<f64> {
+        self.spent.map(|it| it.cpu_seconds)
     }
 }
 
@@ -130,6 +146,7 @@ pub(crate) struct Many {
     prefix: Path,
     count: usize,
     bytes: usize,
+    spent: Option<Spent>,
 }
 
 impl Many {
@@ -137,19 +154,19 @@ impl Many {
     const AT_ONCE: usize = 64;
 
     pub(crate) fn new(plain: Plain, prefix: &str, count: usize, bytes: usize) -> Result<Self> {
-        Ok(Self { plain, prefix: Path::parse(prefix)?, count, bytes })
+        Ok(Self { plain, prefix: Path::parse(prefix)?, count, bytes, spent: None })
     }
 }
 
 impl Side for Many {
     /// Objects per second.
     fn round(&mut self, _seed: u64) -> Result<f64> {
-        let Self { plain: Plain { runtime, store, .. }, prefix, count, bytes } = self;
-        let start = Instant::now();
+        let Self { plain: Plain { runtime, store, .. }, prefix, count, bytes, spent } = self;
+        let watch = Watch::start(None)?;
         let got = runtime.block_on(async {
             let got = store.list(Some(prefix)).map(|object| {
                 let store = store.clone();
-                // Each in a task of its own, so that both cores work.
+                // Each in a task of its own, so that all cores work.
                 tokio::spawn(async move { store.get(&object?.location).await?.bytes().await })
             });
             got.buffer_unordered(Self::AT_ONCE)
@@ -158,7 +175,11 @@ impl Side for Many {
                 .await
         })?;
         ensure!(got == (*count, *count * *bytes), "{got:?} objects and bytes");
-        Ok(*count as f64 / start.elapsed().as_secs_f64())
+        Ok(*count as f64 / spent.insert(watch.stop()?).seconds)
+    }
+
+    fn cpu_seconds(&self) -> Option<f64> {
+        self.spent.map(|it| it.cpu_seconds)
     }
 }
 
@@ -167,6 +188,7 @@ pub(crate) struct Upload {
     plain: Plain,
     key: Path,
     bytes: usize,
+    spent: Option<Spent>,
 }
 
 impl Upload {
@@ -176,7 +198,7 @@ impl Upload {
     const AT_ONCE: usize = 8;
 
     pub(crate) fn new(plain: Plain, key: &str, bytes: usize) -> Result<Self> {
-        Ok(Self { plain, key: Path::parse(key)?, bytes })
+        Ok(Self { plain, key: Path::parse(key)?, bytes, spent: None })
     }
 }
 
@@ -184,7 +206,7 @@ impl Side for Upload {
     /// Bytes per second.
     fn round(&mut self, _seed: u64) -> Result<f64> {
         let content = vec![7; 4 << 20];
-        let start = Instant::now();
+        let watch = Watch::start(None)?;
         self.plain.runtime.block_on(async {
             let upload = self.plain.store.put_multipart(&self.key).await?;
             let mut writer = WriteMultipart::new_with_chunk_size(upload, Self::PART_BYTES);
@@ -197,8 +219,12 @@ impl Side for Upload {
             }
             writer.finish().await.map_err(anyhow::Error::from)
         })?;
-        let speed = self.bytes as f64 / start.elapsed().as_secs_f64();
+        let speed = self.bytes as f64 / self.spent.insert(watch.stop()?).seconds;
         self.plain.forget(&self.key)?;
         Ok(speed)
+    }
+
+    fn cpu_seconds(&self) -> Option<f64> {
+        self.spent.map(|it| it.cpu_seconds)
     }
 }

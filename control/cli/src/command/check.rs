@@ -25,7 +25,10 @@ pub(crate) fn run(reach: &Reach, args: &MountCheckArgs) -> Result<(), CliError> 
     }
     match checkup.failure() {
         None => Ok(()),
-        Some(step) => Err(CliError::failure(format!("{}: {}: {}", checkup.uri, step.name, step.words))),
+        Some(step) => {
+            let words = format!("{}: {}: {}", checkup.uri, step.name, step.words);
+            Err(step.status.map_or_else(|| CliError::failure(&words), |status| CliError::of(status, &words)))
+        }
     }
 }
 

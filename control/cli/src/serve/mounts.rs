@@ -5,7 +5,7 @@
 
 use crate::args::{MountAddArgs, MountFlags, parse_time};
 use crate::error::CliError;
-use citius_client::{Client, MountInfo, MountOptions};
+use citius_client::{Client, MountInfo, MountOptions, SecretText};
 use clap::ArgMatches;
 
 /// An under-store to mount.
@@ -16,7 +16,7 @@ pub(crate) struct MountFlag {
     /// What.
     pub(crate) uri: String,
     /// With which options.
-    pub(crate) options: Vec<(String, String)>,
+    pub(crate) options: Vec<(String, SecretText)>,
 }
 
 /// The mounts of a command line, the root's first if it has one.
@@ -49,13 +49,13 @@ pub(crate) fn from_flags(flags: &MountFlags, matches: &ArgMatches) -> Result<Vec
 }
 
 /// The options of one mount.
-pub(crate) fn read_options(texts: &[String]) -> Result<Vec<(String, String)>, CliError> {
+pub(crate) fn read_options(texts: &[String]) -> Result<Vec<(String, SecretText)>, CliError> {
     let mut options = Vec::new();
     texts.iter().try_for_each(|text| add_option(&mut options, text))?;
     Ok(options)
 }
 
-fn add_option(options: &mut Vec<(String, String)>, text: &str) -> Result<(), CliError> {
+fn add_option(options: &mut Vec<(String, SecretText)>, text: &str) -> Result<(), CliError> {
     let (key, value) = read_option(text)?;
     if options.iter().any(|(known, _)| known.eq_ignore_ascii_case(&key)) {
         return Err(CliError::usage(format!("--option {key} is given twice for one mount: leave one of them away")));
@@ -65,17 +65,19 @@ fn add_option(options: &mut Vec<(String, String)>, text: &str) -> Result<(), Cli
 }
 
 /// Reads `key=value` or `key=@file`. The value is never repeated in an error: it may be a secret.
-fn read_option(text: &str) -> Result<(String, String), CliError> {
+fn read_option(text: &str) -> Result<(String, SecretText), CliError> {
     let (key, value) = text
         .split_once('=')
         .filter(|(key, _)| !key.is_empty())
         .ok_or_else(|| CliError::usage("an --option should be KEY=VALUE, as in --option aws_region=eu-central-1"))?;
     let value = match value.strip_prefix('@') {
-        Some(file) => std::fs::read_to_string(file)
-            .map_err(|error| CliError::usage(format!("--option {key}: cannot read {file}: {error}")))?
-            .trim_end_matches('\n')
-            .to_owned(),
-        None => value.to_owned(),
+        Some(file) => {
+            let content = std::fs::read_to_string(file).map(SecretText::from);
+            let content =
+                content.map_err(|error| CliError::usage(format!("--option {key}: cannot read {file}: {error}")))?;
+            content.expose().trim_end_matches('\n').into()
+        }
+        None => value.into(),
     };
     Ok((key.to_owned(), value))
 }
@@ -179,7 +181,7 @@ mod tests {
             "k=2",
         ])
         .unwrap();
-        let option = |k: &str, v: &str| (k.to_owned(), v.to_owned());
+        let option = |k: &str, v: &str| (k.to_owned(), v.into());
         assert_eq!(found[0].options, [option("k", "2")]);
         assert_eq!(found[1].options, [option("k", "1"), option("l", "a=b")]);
         assert!(found[2].options.is_empty());

@@ -19,7 +19,7 @@ struct Shared {
 /// A prefix of the shared server's bucket.
 pub(crate) struct Prefix {
     shared: Arc<Shared>,
-    name: &'static str,
+    name: String,
     store: Arc<dyn UnderStore>,
 }
 
@@ -39,10 +39,10 @@ impl Shared {
 }
 
 impl Prefix {
-    pub(crate) fn new(name: &'static str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let shared = Shared::get();
         let store = citius_understore::open(&shared.server.s3().mount(name)).unwrap();
-        Self { shared, name, store }
+        Self { shared, name: name.to_owned(), store }
     }
 
     pub(crate) fn uri(&self) -> String {
@@ -91,10 +91,14 @@ impl Prefix {
 
     /// Mounts this prefix, with a sync interval of its own.
     pub(crate) fn mount_at(&self, master: &Process, path: &str, sync_interval: &str) {
-        let uri = self.uri();
-        let options = self.options();
-        let mut arguments = vec!["mount", "add", path, &uri, "--sync-interval", sync_interval];
-        arguments.extend(options.iter().map(String::as_str));
+        self.mount_through(self.endpoint(), master, path, &["--sync-interval", sync_interval]);
+    }
+
+    /// Mounts this prefix, over another way to the server and with more arguments.
+    pub(crate) fn mount_through(&self, endpoint: &str, master: &Process, path: &str, more: &[&str]) {
+        let (uri, options) = (self.uri(), self.options_at(endpoint));
+        let mut arguments = vec!["mount", "add", path, &uri];
+        arguments.extend(more.iter().copied().chain(options.iter().map(String::as_str)));
         master.run(&arguments);
     }
 
@@ -136,20 +140,46 @@ impl Prefix {
 
     /// The bytes of an object; `None` if there is none.
     pub(crate) fn get(&self, name: &str) -> Option<Vec<u8>> {
+        self.try_get(name).unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    /// The same, of an object that may be replaced meanwhile.
+    pub(crate) fn try_get(&self, name: &str) -> citius_understore::Result<Option<Vec<u8>>> {
         let path = StorePath::parse(name).unwrap();
         self.shared.runtime.block_on(async {
             let stat = match self.store.stat(&path).await {
                 Ok(stat) => stat,
-                Err(citius_understore::Error::NotFound { .. }) => return None,
-                Err(error) => panic!("{name}: {error}"),
+                Err(error) if error.is_not_found() => return Ok(None),
+                Err(error) => return Err(error),
             };
             let mut bytes = Vec::new();
             let mut landing = |_: u64, part: &[u8]| bytes.extend_from_slice(part);
             if stat.len > 0 {
-                self.store.read(&path, &stat.token, 0..stat.len, &mut landing).await.unwrap();
+                self.store.read(&path, &stat.token, 0..stat.len, &mut landing).await?;
             }
-            Some(bytes)
+            Ok(Some(bytes))
         })
+    }
+
+    /// Whether a file or a directory is there.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        let path = StorePath::parse(name).unwrap();
+        match self.shared.runtime.block_on(self.store.stat(&path)) {
+            Err(error) if error.is_not_found() => false,
+            found => found.map(|_| true).unwrap(),
+        }
+    }
+
+    /// The names in a directory, and which of them are directories.
+    pub(crate) fn entries(&self, dir: &str) -> Vec<(String, bool)> {
+        let dir = StorePath::parse(dir).unwrap();
+        let listed = self.shared.runtime.block_on(self.store.list(&dir, "").try_collect::<Vec<_>>());
+        let pages = match listed {
+            Err(error) if error.is_not_found() => Vec::new(),
+            listed => listed.unwrap(),
+        };
+        let entries = pages.into_iter().flat_map(|page| page.entries);
+        entries.map(|entry| (entry.name, !entry.stat.is_file())).collect()
     }
 }
 

@@ -101,12 +101,12 @@ fn files_are_spread_over_workers_and_read_back_by_every_way() {
         }
     }
     // Of many blocks each worker has some.
-    let file = cluster.client(Local::Never).open("/data/must-cache-0").unwrap();
-    let mut owners: Vec<_> = file.resident().unwrap().iter().map(|it| it.worker).collect();
-    assert_eq!(owners.len(), 8);
+    let files = ["/data/must-cache-0", "/data/must-cache-1"].map(|it| cluster.client(Local::Never).open(it).unwrap());
+    let mut owners: Vec<_> = files.iter().flat_map(|it| it.resident().unwrap()).map(|it| it.worker).collect();
+    assert_eq!(owners.len(), 16);
     owners.sort_unstable();
     owners.dedup();
-    assert_eq!(owners.len(), 2, "all blocks of a file are on one worker");
+    assert_eq!(owners.len(), 2, "all blocks are on one worker");
 }
 
 /// A third worker joins while a client reads and another writes.

@@ -17,5 +17,7 @@ mod large;
 mod load;
 mod s3;
 mod semantics;
+mod storm;
 mod support;
 mod systems;
+mod traffic;

@@ -98,7 +98,7 @@ fn secrets_never_print() {
     let mut world = World::new();
     let command = Command { caller: None, change: mount_add("/data") };
     let mount = world.state.mount(DATA).unwrap();
-    assert!(mount.options.0.iter().any(|(_, value)| value == "hunter2"));
+    assert!(mount.options.0.iter().any(|(_, value)| value.expose() == "hunter2"));
     let failure = world.by(ALICE, mount_add("/data")).unwrap_err();
     for text in [format!("{command:?}"), format!("{:?}", world.state.mount(DATA)), failure.to_string()] {
         assert!(!text.contains("hunter2"), "{text}");

@@ -54,7 +54,7 @@ fn register(worker: u64, incarnation: u64) -> Change {
 }
 
 fn spec(uri: &str) -> MountSpec {
-    let secret = ("aws_secret_access_key".to_owned(), "hunter2".to_owned());
+    let secret = ("aws_secret_access_key".to_owned(), "hunter2".into());
     MountSpec { uri: uri.to_owned(), options: MountOptions(vec![secret]), read_only: false, sync_interval_ms: 0 }
 }
 

@@ -195,6 +195,7 @@ impl Client {
                 ),
             ),
             (507, _) => Error::NoSpace { path: path() },
+            (429 | 503, _) => Error::Throttled { endpoint: endpoint(), reason, retry_after: None },
             _ => store_error(shown, reason),
         }
     }

@@ -11,7 +11,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use object_store::{
-    ClientOptions, RetryConfig,
+    RetryConfig,
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     client::ClientConfigKey,
 };
@@ -27,7 +27,7 @@ use crate::{
     object::{Objects, check_prefix},
     redact,
     s3::Provided,
-    web::{Signer, Web, chain},
+    web::{CA_FILE, Signer, Web, chain, connections, trusting},
 };
 
 /// What users most often set; the advice for an unknown option names the nearest of these.
@@ -46,6 +46,7 @@ const USUAL: &[&str] = &[
     "azure_storage_use_emulator",
     "azure_skip_signature",
     "azure_allow_http",
+    CA_FILE,
     "allow_invalid_certificates",
     "proxy_url",
 ];
@@ -54,7 +55,9 @@ static ADVICE: Advice = Advice {
     missing_bucket: "create it, or check its name, azure_storage_account_name and azure_storage_endpoint",
     unreachable: "check the account's name, azure_storage_endpoint and the network",
     wrong_keys: "check azure_storage_account_key, azure_storage_sas_key or whose token it is",
-    missing_keys: "set azure_storage_account_key, azure_storage_sas_key or the service principal's azure_storage_client_id, azure_storage_client_secret and azure_storage_tenant_id, or azure_skip_signature=true for a public container",
+    missing_keys: "set azure_storage_account_key or azure_storage_sas_key; or azure_storage_client_id and \
+                   azure_storage_tenant_id with azure_storage_client_secret or azure_federated_token_file; or give the \
+                   machine a managed identity; or set azure_skip_signature=true for a public container",
     wrong_region: "check azure_storage_endpoint",
 };
 
@@ -89,13 +92,17 @@ fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(Azure, Stri
         option: option.to_owned(),
         reason: reason.to_owned(),
     };
-    // Time limits and retries are those of the mount's traffic, which has them below `object_store`.
-    let client_options = ClientOptions::new().with_connect_timeout(rules.connect_timeout).with_timeout_disabled();
+    let mut client_options = connections(&rules);
+    // Retries, too, are those of the mount's traffic.
     let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
     let governor = Governor::new(Traffic::new(rules));
     let mut settings = Vec::new();
     for (name, value) in &options {
-        settings.push((option_key(name, &shown)?, value.expose().to_owned()));
+        if name.eq_ignore_ascii_case(CA_FILE) {
+            client_options = trusting(client_options, value.expose()).map_err(|reason| invalid(CA_FILE, &reason))?;
+        } else {
+            settings.push((option_key(name, &shown)?, value.expose().to_owned()));
+        }
     }
     let settings: Settings = environment(&settings, &place, std::env::vars_os()).into_iter().chain(settings).collect();
     // The last one counts.

@@ -57,6 +57,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use tokio::time::Instant;
 
+#[cfg(feature = "testing")]
+pub(crate) use self::sign::SharedKey;
 pub(crate) use self::{
     alias::{ALIASES, translate},
     connect::open,

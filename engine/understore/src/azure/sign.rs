@@ -18,14 +18,14 @@ use crate::{
 };
 
 /// Signs with the key of an account, by Azure's scheme "Shared Key" in the form of version 2015-02-21 and later.
-pub(super) struct SharedKey {
+pub(crate) struct SharedKey {
     account: String,
     key: hmac::Key,
 }
 
 impl SharedKey {
     /// `None` if the key is not base 64.
-    pub(super) fn new(account: &str, key: &str) -> Option<Self> {
+    pub(crate) fn new(account: &str, key: &str) -> Option<Self> {
         let bytes = Zeroizing::new(BASE64_STANDARD.decode(key.trim()).ok()?);
         Some(Self { account: account.to_owned(), key: hmac::Key::new(hmac::HMAC_SHA256, &bytes) })
     }

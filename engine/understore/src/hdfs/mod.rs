@@ -96,6 +96,8 @@ impl Protocol for Hdfs {
 
     fn rules(&self) -> Rules {
         Rules {
+            writes: true,
+            lists: true,
             create_only: Compares::Atomically,
             mtime_step_ns: Some(MILLISECOND_NS),
             keeps_tags: true,

@@ -43,8 +43,8 @@ use self::{
     staging::LocalStaged,
 };
 use crate::{
-    Capabilities, Condition, Depth, Error, FileId, Glance, Landing, LocalReads, Remnant, Result, Settled, Staged,
-    StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
+    Capabilities, Condition, Depth, Error, FileId, Glance, Landing, LocalReads, PATH_BYTES_MAX, Remnant, Result,
+    Settled, Staged, StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
     store::{Compares, Pages},
 };
 
@@ -140,6 +140,7 @@ impl UnderStore for LocalStore {
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             writes: true,
+            lists: true,
             create_only: Compares::Atomically,
             replace: Compares::JustBefore,
             large_writes: Compares::JustBefore,
@@ -147,8 +148,10 @@ impl UnderStore for LocalStore {
             real_directories: true,
             shared_upload: false,
             descriptors: true,
+            file_bytes_max: None,
             control_characters: true,
             refused_characters: "",
+            path_bytes_max: PATH_BYTES_MAX,
             drops_parts: false,
         }
     }

@@ -68,8 +68,11 @@ impl Root {
 
     fn open_with(&self, path: &StorePath, resolve: impl Fn(&str) -> Result<OwnedFd, Errno>) -> Result<OwnedFd> {
         path.check_unreserved()?;
-        let name = if path.is_root() { "." } else { path.as_str() };
-        resolve(name).map_err(|errno| io_error(path.as_str(), "open", errno))
+        match path.as_str() {
+            // What has no name in the mount is called by where it is.
+            "" => resolve(".").map_err(|errno| io_error(&self.shown.display().to_string(), "open", errno)),
+            name => resolve(name).map_err(|errno| io_error(name, "open", errno)),
+        }
     }
 
     /// Whether the folder lies in a file system that answers at once.

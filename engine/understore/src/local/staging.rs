@@ -239,7 +239,8 @@ fn publish(inner: &Inner, record: &StagedRecord, condition: &Condition) -> Resul
     Ok(to_stat(path, &stat)?.token)
 }
 
-/// Renames under a condition; "must not exist" is one step, "replaces" compares just before.
+/// Renames under a condition; "must not exist" is one step, "replaces" compares just before. A rename that gave the file
+/// its new name and not yet lost the old one is ended by any later call.
 pub(super) fn rename_checked(
     inner: &Inner,
     (from_dir, from): (&OwnedFd, &str),
@@ -251,10 +252,10 @@ pub(super) fn rename_checked(
         Condition::Any => {}
         Condition::MustNotExist => {
             match fs::renameat_with(from_dir, from, to_dir, to.name(), RenameFlags::NOREPLACE) {
-                // NFS and some FUSE file systems have no such flag; then it is looked up just before.
+                // NFS, GlusterFS and CephFS have no such flag.
                 Err(Errno::INVAL | Errno::NOSYS) => {
-                    if fs::statat(to_dir, to.name(), AtFlags::SYMLINK_NOFOLLOW).is_ok() {
-                        return Err(Error::AlreadyExists { path: to.to_string() });
+                    if rename_by_link((from_dir, from), (to_dir, to.name())).map_err(failed)? {
+                        return Ok(());
                     }
                 }
                 other => return other.map_err(failed),
@@ -270,7 +271,42 @@ pub(super) fn rename_checked(
             }
         }
     }
+    if is_one_file((from_dir, from), (to_dir, to.name())) {
+        // The kernel's rename would leave both names.
+        return fs::unlinkat(from_dir, from, AtFlags::empty()).map_err(failed);
+    }
     fs::renameat(from_dir, from, to_dir, to.name()).map_err(failed)
+}
+
+/// A name in an open directory.
+type NameIn<'a> = (&'a OwnedFd, &'a str);
+
+/// Renames a file onto nothing where a rename itself cannot be told so: a new link is made only where nothing is, also
+/// when several make it at once. Whether it did: directories have no links, nor have some file systems; of them it
+/// is only looked just before that nothing is there.
+fn rename_by_link(from @ (from_dir, from_name): NameIn<'_>, to @ (to_dir, to_name): NameIn<'_>) -> Result<bool, Errno> {
+    match fs::linkat(from_dir, from_name, to_dir, to_name, AtFlags::empty()) {
+        Ok(()) => {}
+        // An earlier call made the link, or this one, whose first answer was lost on the way.
+        Err(Errno::EXIST) if is_one_file(from, to) => {}
+        Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::MLINK | Errno::ISDIR) => {
+            return match fs::statat(to_dir, to_name, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(_) => Ok(false),
+            };
+        }
+        Err(errno) => return Err(errno),
+    }
+    fs::unlinkat(from_dir, from_name, AtFlags::empty())?;
+    Ok(true)
+}
+
+/// Whether two names are links to one file.
+fn is_one_file(a: NameIn<'_>, b: NameIn<'_>) -> bool {
+    let look = |(dir, name): NameIn<'_>| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    // Most files have one name, and are not compared with anything.
+    let Some(a) = look(a).ok().filter(|a| a.st_nlink > 1) else { return false };
+    look(b).is_ok_and(|b| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
 }
 
 /// Removes the temporary, then looks whether the path holds this write.
@@ -393,5 +429,56 @@ fn write_error(path: &StorePath, error: std::io::Error) -> Error {
     match Errno::from_io_error(&error) {
         Some(errno) => io_error(path.as_str(), "write", errno),
         None => Error::Io { path: path.to_string(), operation: "write", source: error },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn names(folder: &std::path::Path) -> Vec<String> {
+        let entries = std::fs::read_dir(folder).unwrap();
+        let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    /// GlusterFS and CephFS once let two writers create one file, because it was only looked before.
+    #[test]
+    fn a_rename_by_link_replaces_nothing_and_is_ended_by_the_next() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir: OwnedFd = File::open(folder.path()).unwrap().into();
+        for name in ["a", "b"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let rename = |from, to| rename_by_link((&dir, from), (&dir, to));
+        assert_eq!(rename("a", "c"), Ok(true));
+        assert_eq!(rename("b", "c"), Err(Errno::EXIST));
+        assert_eq!(rename("none", "d"), Err(Errno::NOENT));
+        assert_eq!(std::fs::read(folder.path().join("c")).unwrap(), b"a");
+        assert_eq!(names(folder.path()), ["b", "c"]);
+        // It ended between its two steps.
+        std::fs::hard_link(folder.path().join("b"), folder.path().join("d")).unwrap();
+        assert_eq!(rename("b", "d"), Ok(true));
+        assert_eq!(names(folder.path()), ["c", "d"]);
+        // Directories have no links.
+        std::fs::create_dir(folder.path().join("e")).unwrap();
+        assert_eq!((rename("e", "f"), rename("e", "d")), (Ok(false), Err(Errno::EXIST)));
+    }
+
+    #[test]
+    fn a_rename_onto_another_link_of_the_file_leaves_one_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = crate::LocalStore::new(folder.path().to_owned()).unwrap();
+        let path = |name: &str| StorePath::parse(name).unwrap();
+        std::fs::write(folder.path().join("a"), "content").unwrap();
+        std::fs::hard_link(folder.path().join("a"), folder.path().join("b")).unwrap();
+        let renamed = tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(async { crate::UnderStore::rename(&store, &path("a"), &path("b"), &Condition::Any).await });
+        assert_eq!(renamed.unwrap().len, 7);
+        assert_eq!(names(folder.path()), ["b"]);
     }
 }

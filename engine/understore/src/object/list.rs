@@ -32,6 +32,10 @@ impl Inner {
         count_max: usize,
         from: &Begin,
     ) -> Result<(Vec<Key>, Option<String>)> {
+        if prefix.len() > self.protocol.rules().key_bytes_max {
+            // No key is so long; some stores refuse the question.
+            return Ok((Vec::new(), None));
+        }
         let Keys { mut keys, next } = self.protocol.keys(&Ask { prefix, delimited, count_max, from }).await?;
         // Stores give objects and prefixes as two lists, each in order; between them the order is ours to restore.
         keys.sort_by(|a, b| name_of(a).cmp(name_of(b)));

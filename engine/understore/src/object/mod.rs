@@ -35,6 +35,7 @@ use crate::{
     Call, Capabilities, Condition, Depth, Error, Failure, FileId, Landing, Operation, Part, Remnant, Repeat, Result,
     Settled, Staged, StagedRecord, Stat, StorePath, Swept, Traffic, UnderStore, VersionToken,
     error::Source,
+    staged::PARTS_MAX,
     store::{Kind, Pages},
 };
 
@@ -74,22 +75,59 @@ impl Objects {
 }
 
 impl Inner {
+    fn capabilities(&self) -> Capabilities {
+        let rules = self.protocol.rules();
+        let prefix_bytes = if self.prefix.is_empty() { 0 } else { self.prefix.len() + 1 };
+        Capabilities {
+            writes: true,
+            lists: true,
+            create_only: rules.create,
+            replace: rules.replace,
+            large_writes: rules.complete,
+            native_rename: false,
+            real_directories: false,
+            shared_upload: true,
+            descriptors: false,
+            file_bytes_max: Some(rules.part_bytes_max * PARTS_MAX as u64),
+            control_characters: false,
+            refused_characters: "",
+            path_bytes_max: rules.key_bytes_max.saturating_sub(prefix_bytes),
+            drops_parts: rules.drops_parts,
+        }
+    }
+
     /// The key of a path.
     fn key(&self, path: &StorePath) -> Result<String> {
-        let refuse = |reason: String| Error::Unnameable { path: path.to_string(), reason };
-        if path.as_str().contains(|c: char| c.is_ascii_control()) {
-            return Err(refuse("object stores hold no names with control characters".to_owned()));
-        }
-        let key = match (self.prefix.as_str(), path.as_str()) {
-            (prefix, "") => prefix.to_owned(),
-            ("", path) => path.to_owned(),
-            (prefix, path) => format!("{prefix}/{path}"),
+        self.capabilities().check_name(path)?;
+        let key = match path.as_str() {
+            "" => self.prefix.clone(),
+            path => self.prefix_key() + path,
         };
-        let bytes_max = self.protocol.rules().key_bytes_max;
-        if key.len() > bytes_max {
-            return Err(refuse(format!("the key, with the mounted prefix, is longer than {bytes_max} bytes")));
-        }
+        self.check_length(&key, path.as_str())?;
         Ok(key)
+    }
+
+    /// Refuses a key that the store would refuse, or cut. `shown` is what errors call it.
+    fn check_length(&self, key: &str, shown: &str) -> Result<()> {
+        let bytes_max = self.protocol.rules().key_bytes_max;
+        if key.len() <= bytes_max {
+            return Ok(());
+        }
+        let reason = format!("the key, with the mounted prefix, is longer than {bytes_max} bytes");
+        Err(Error::Unnameable { path: shown.to_owned(), reason })
+    }
+
+    /// What the key of every path begins with.
+    fn prefix_key(&self) -> String {
+        if self.prefix.is_empty() { String::new() } else { format!("{}/", self.prefix) }
+    }
+
+    /// Puts what stands for a directory. Where that is a key with a slash behind it, the slash has to fit as well.
+    async fn put_marker(&self, dir_key: &str, path: &StorePath) -> Result<()> {
+        if self.protocol.rules().markers == Markers::Within {
+            self.check_length(dir_key, path.as_str())?;
+        }
+        self.protocol.put_marker(dir_key).await
     }
 
     /// The key of a directory's marker, which is also the prefix of what is in it; empty for a whole bucket.
@@ -131,13 +169,18 @@ impl Inner {
         }
         let version = text_of(token).ok_or_else(changed)?;
         let call = self.traffic.call(Operation::Read, Repeat::Harmless);
-        let mut reading = Reading { is_whole, left: range.clone(), check: None };
+        let mut reading = Reading::new(is_whole, &range);
         loop {
             match self.read_once(&call, path, &key, version, &mut reading, landing).await {
-                Err(Stopped::Broken(_)) if self.traffic.again(&call, Failure::Broken).await => {}
+                Err(Stopped::Broken(_)) if self.traffic.again(&call, Failure::Broken).await => {
+                    // What broke off behind its last byte had more than was told of it, and nothing is left to ask for.
+                    if reading.left.is_empty() {
+                        reading = Reading::new(is_whole, &range);
+                    }
+                }
                 Err(Stopped::Damaged(error)) if self.traffic.again(&call, Failure::Broken).await => {
                     tracing::warn!(uri = self.uri, %error, "it is read again");
-                    reading = Reading { is_whole, left: range.clone(), check: None };
+                    reading = Reading::new(is_whole, &range);
                 }
                 Err(Stopped::Broken(error) | Stopped::Damaged(error) | Stopped::Failed(error)) => return Err(error),
                 Ok(()) => return Ok(()),
@@ -163,7 +206,11 @@ impl Inner {
             return Err(Error::VersionChanged { path: path.to_string() }.into());
         }
         if content.range != reading.left {
-            return Err(wrong_length(content.range.end.saturating_sub(content.range.start)).into());
+            let got = content.range.end.saturating_sub(content.range.start);
+            let is_shifted = got == end - start;
+            let (path, expected) = (path.to_string(), start..end);
+            let shifted = || Error::WrongRange { path, expected, got: content.range };
+            return Err(if is_shifted { shifted() } else { wrong_length(got) }.into());
         }
         // A digest that was told of an answer which broke off holds of its bytes and the rest together.
         if reading.check.is_none() {
@@ -217,20 +264,7 @@ impl UnderStore for Objects {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let rules = self.inner.protocol.rules();
-        Capabilities {
-            writes: true,
-            create_only: rules.create,
-            replace: rules.replace,
-            large_writes: rules.complete,
-            native_rename: false,
-            real_directories: false,
-            shared_upload: true,
-            descriptors: false,
-            control_characters: false,
-            refused_characters: "",
-            drops_parts: rules.drops_parts,
-        }
+        self.inner.capabilities()
     }
 
     fn traffic(&self) -> &Traffic {
@@ -272,7 +306,7 @@ impl UnderStore for Objects {
     async fn mkdir(&self, path: &StorePath) -> Result<()> {
         match self.inner.stat(path).await {
             Ok(_) => Err(Error::AlreadyExists { path: path.to_string() }),
-            Err(Error::NotFound { .. }) => self.inner.protocol.put_marker(&self.inner.dir_key(path)?).await,
+            Err(Error::NotFound { .. }) => self.inner.put_marker(&self.inner.dir_key(path)?, path).await,
             Err(other) => Err(other),
         }
     }
@@ -342,6 +376,12 @@ struct Reading {
     left: Range<u64>,
     /// What is left is compared with, and some of what has landed.
     check: Option<Check>,
+}
+
+impl Reading {
+    fn new(is_whole: bool, range: &Range<u64>) -> Self {
+        Self { is_whole, left: range.clone(), check: None }
+    }
 }
 
 /// Why a read stopped.

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use super::{
     Inner,
     list::KEYS_MAX,
-    protocol::{Begin, Markers, Object},
+    protocol::{Begin, Key, Markers, Object},
     store_error, to_stat,
 };
 use crate::{Condition, Depth, Error, Result, Stat, StorePath};
@@ -20,6 +20,13 @@ use crate::{Condition, Depth, Error, Result, Stat, StorePath};
 const REQUESTS_IN_FLIGHT_MAX: usize = 8;
 /// Rounds of a recursive deletion that may find the same keys again.
 const DELETE_IDLE_ROUNDS_MAX: usize = 10;
+
+/// A key that goes with its directory.
+struct Moving {
+    key: String,
+    object: Object,
+    target: String,
+}
 
 impl Inner {
     /// Copies one object, only if it still has this version, and compares what came of it.
@@ -65,39 +72,29 @@ impl Inner {
 
     /// Copies everything, then deletes what was copied. A failure before the end leaves the source whole.
     pub(super) async fn rename_dir(&self, from: &StorePath, to: &StorePath, condition: &Condition) -> Result<Stat> {
-        if *condition != Condition::Any && !self.stat(to).await.is_err_and(|error| error.is_not_found()) {
-            return Err(Error::AlreadyExists { path: to.to_string() });
+        if *condition != Condition::Any {
+            match self.stat(to).await {
+                Ok(_) => return Err(Error::AlreadyExists { path: to.to_string() }),
+                Err(Error::NotFound { .. }) => {}
+                Err(other) => return Err(other),
+            }
         }
         let (from_key, to_key) = (self.dir_key(from)?, self.dir_key(to)?);
         if self.protocol.rules().markers == Markers::Beside {
             // Which no listing of its keys has. With it an empty directory moves too.
-            self.protocol.put_marker(&to_key).await?;
+            self.put_marker(&to_key, to).await?;
         }
         let mut next = Begin::First;
         let mut deletions = Vec::new();
         loop {
             let (keys, more) = self.keys(&from_key, false, KEYS_MAX, &next).await?;
-            let copies = keys.into_iter().map(|found| {
-                let (from_key, to_key) = (&from_key, &to_key);
-                async move {
-                    let key = found.name.map_err(|name| Error::Unnameable {
-                        path: name,
-                        reason: "its key is not UTF-8, so it cannot be moved; rename it with the store's own tools"
-                            .into(),
-                    })?;
-                    let object = found.object.ok_or_else(|| store_error(&key, "an undelimited list has a prefix"))?;
-                    let rest = key.strip_prefix(from_key).ok_or_else(|| store_error(&key, "it was not asked for"))?;
-                    let target = format!("{to_key}{rest}");
-                    if key.ends_with('/') {
-                        self.protocol.put_marker(&target).await?;
-                    } else {
-                        self.copy(&key, &object, &target, false).await?;
-                    }
-                    Ok::<_, Error>((key, object.version))
-                }
-            });
-            let copied: Vec<_> = stream::iter(copies).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect().await?;
-            deletions.extend(copied);
+            let found: Vec<_> =
+                keys.into_iter().map(|found| self.to_move(found, &from_key, &to_key)).collect::<Result<_>>()?;
+            let (markers, objects): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.key.ends_with('/'));
+            self.put_markers(&markers).await?;
+            let copies: Vec<_> = objects.iter().map(|it| self.copy(&it.key, &it.object, &it.target, false)).collect();
+            stream::iter(copies).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect::<Vec<Object>>().await?;
+            deletions.extend(markers.into_iter().chain(objects).map(|it| (it.key, it.object.version)));
             match more {
                 Some(token) => next = Begin::Token(token),
                 None => break,
@@ -107,6 +104,32 @@ impl Inner {
         self.delete_keys(deletions).await?;
         self.delete_beside(&from_key).await?;
         Ok(Stat::dir(0))
+    }
+
+    /// Where a key of a directory that is renamed goes.
+    fn to_move(&self, found: Key, from_key: &str, to_key: &str) -> Result<Moving> {
+        let key = found.name.map_err(|name| Error::Unnameable {
+            path: name,
+            reason: "its key is not UTF-8, so it cannot be moved; rename it with the store's own tools".into(),
+        })?;
+        let object = found.object.ok_or_else(|| store_error(&key, "an undelimited list has a prefix"))?;
+        let rest = key.strip_prefix(from_key).ok_or_else(|| store_error(&key, "it was not asked for"))?;
+        let target = format!("{to_key}{rest}");
+        self.check_length(&target, &target)?;
+        Ok(Moving { key, object, target })
+    }
+
+    /// Puts markers, each before what is in its directory: a store with directories inside makes one without a marker for
+    /// what comes first, and two requests that make the same one may leave that.
+    async fn put_markers(&self, markers: &[Moving]) -> Result<()> {
+        let depth = |marker: &&str| marker.matches('/').count();
+        let mut markers: Vec<&str> = markers.iter().map(|it| it.target.as_str()).collect();
+        markers.sort_by_key(depth);
+        for level in markers.chunk_by(|a, b| depth(a) == depth(b)) {
+            let puts: Vec<_> = level.iter().map(|marker| self.protocol.put_marker(marker)).collect();
+            stream::iter(puts).buffer_unordered(REQUESTS_IN_FLIGHT_MAX).try_collect::<Vec<()>>().await?;
+        }
+        Ok(())
     }
 
     /// Deletes objects in parallel, each only in the version given, and then markers, the deepest first: a store

@@ -59,6 +59,8 @@ pub(super) struct StagedObject {
     part_bytes: u64,
     held: Vec<Bytes>,
     held_bytes: u64,
+    /// Bytes of the parts that were sent.
+    sent_bytes: u64,
     len: u64,
     /// None while everything is held.
     upload_id: Option<String>,
@@ -74,6 +76,7 @@ pub(super) struct StagedObject {
 impl StagedObject {
     pub(super) fn new(inner: &Arc<Inner>, path: StorePath, file_id: FileId, len_hint: Option<u64>) -> Result<Self> {
         let key = inner.object_key(&path)?;
+        inner.capabilities().check_len(&path, len_hint.unwrap_or(0))?;
         let rules = inner.protocol.rules();
         let fitting = len_hint.unwrap_or(0).div_ceil(PARTS_MAX as u64).next_multiple_of(1 << 20);
         Ok(Self {
@@ -84,6 +87,7 @@ impl StagedObject {
             part_bytes: fitting.clamp(rules.part_bytes, rules.part_bytes_max),
             held: Vec::new(),
             held_bytes: 0,
+            sent_bytes: 0,
             len: 0,
             upload_id: None,
             parts: Vec::new(),
@@ -109,6 +113,10 @@ impl StagedObject {
 
     /// Sends what is held as one part, when few enough are on their way.
     async fn send_part(&mut self) -> Result<()> {
+        if self.next_number as usize > PARTS_MAX {
+            // Nobody said how long it would become, and its parts were too small for this.
+            return Err(Error::TooLarge { path: self.path.to_string(), bytes_max: self.sent_bytes });
+        }
         let upload_id = self.upload_id().await?;
         while self.in_flight.len() >= PARTS_IN_FLIGHT_MAX {
             self.collect_part().await?;
@@ -120,7 +128,7 @@ impl StagedObject {
         }
         let (inner, key) = (Arc::clone(&self.inner), self.key.clone());
         let held = std::mem::take(&mut self.held);
-        self.held_bytes = 0;
+        self.sent_bytes += std::mem::take(&mut self.held_bytes);
         self.in_flight.push(tokio::spawn(async move { inner.send_part(&key, &upload_id, number, held).await }));
         Ok(())
     }

@@ -13,7 +13,12 @@ use super::{
     Dal,
     services::{Authority, SERVICES, Service, Wrong},
 };
-use crate::{Error, MountSpec, Result, Secret, StorePath, TrafficSettings, secret::is_shown, tree::Tree};
+use crate::{
+    Error, MountSpec, Result, Secret, StorePath, TrafficSettings,
+    secret::is_shown,
+    tree::Tree,
+    web::{CA_FILE, certificates},
+};
 
 /// What all its schemes begin with.
 pub(crate) const SCHEME: &str = "opendal+";
@@ -37,12 +42,18 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
     }
     let known = (service.options)();
     let (rules, own) = TrafficSettings::split(&spec.options, &shown)?;
+    let mut client = reqwest::Client::builder();
     for (name, value) in &own {
+        if name == CA_FILE {
+            let trusted = certificates(value.expose(), reqwest::Certificate::from_pem_bundle);
+            client = client.tls_certs_merge(trusted.map_err(|reason| invalid(&shown, CA_FILE, reason))?);
+            continue;
+        }
         if name == "root" {
             return Err(invalid(&shown, name, "the folder is named in the URI; leave this option out"));
         }
         if !known.contains(&name.as_str()) {
-            let others: Vec<&str> = known.iter().copied().filter(|name| *name != "root").collect();
+            let others: Vec<&str> = known.iter().copied().filter(|name| *name != "root").chain([CA_FILE]).collect();
             return Err(TrafficSettings::unknown_option(name, &others, &shown));
         }
         if options.insert(name.clone(), value.expose().to_owned()).is_some() {
@@ -50,7 +61,7 @@ pub(crate) fn open(spec: &MountSpec) -> Result<Tree> {
         }
     }
     options.insert("root".to_owned(), "/".to_owned());
-    let operator = connect(service, &options).map_err(|wrong| match wrong {
+    let operator = connect(service, &options, client).map_err(|wrong| match wrong {
         Wrong::Value(name) => invalid(&shown, &name, "its value is not of the kind that it should be"),
         Wrong::Whole(reason) => invalid(&shown, "one of the service's options", reason),
     })?;
@@ -65,9 +76,13 @@ fn invalid(shown: &str, option: &str, reason: impl Into<String>) -> Error {
     Error::InvalidOption { uri: shown.to_owned(), option: option.to_owned(), reason: reason.into() }
 }
 
-fn connect(service: &Service, options: &BTreeMap<String, String>) -> Result<Operator, Wrong> {
+fn connect(
+    service: &Service,
+    options: &BTreeMap<String, String>,
+    client: reqwest::ClientBuilder,
+) -> Result<Operator, Wrong> {
     let operator = (service.open)(options)?;
-    let client = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).build();
+    let client = client.connect_timeout(CONNECT_TIMEOUT).read_timeout(STALL_TIMEOUT).build();
     let client = client.map_err(|error| Wrong::Whole(error.to_string()))?;
     let transport = HttpTransporter::new(Transport(ReqwestTransport::new(client)));
     Ok(operator.with_context(OperationContext::new().with_http_transport(transport)))
@@ -225,6 +240,6 @@ mod tests {
         let services = SERVICES.iter().filter(|service| service.name != "fs");
         let names = services.flat_map(|service| std::iter::once(&service.name).chain((service.options)()));
         let names = names.filter(|name| !matches!(**name, "root" | "endpoint"));
-        crate::document::lists_in_columns(4, "Services of OpenDAL", names);
+        crate::document::lists_in_columns(4, "Services of OpenDAL", names.chain([&CA_FILE]));
     }
 }

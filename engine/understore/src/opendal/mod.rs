@@ -35,6 +35,7 @@ use crate::{
     Error, Result, Secret,
     store::Compares,
     tree::{ADVICE_UNREACHABLE, Chunks, Listing, Node, Protocol, Rules, Sink, Span, What},
+    web::advice_of_tls,
 };
 
 /// Files of a listing that are asked for at once, where the listing tells only names.
@@ -138,7 +139,11 @@ impl Dal {
                 Error::WrongKeys { endpoint: self.endpoint.clone(), reason, advice: ADVICE_WRONG_KEYS }
             }
             _ if is_unreachable(error) => {
-                Error::Unreachable { endpoint: self.endpoint.clone(), reason, advice: ADVICE_UNREACHABLE }
+                let endpoint = self.endpoint.clone();
+                match advice_of_tls(&reason) {
+                    Some(advice) => Error::Untrusted { endpoint, reason, advice },
+                    None => Error::Unreachable { endpoint, reason, advice: ADVICE_UNREACHABLE },
+                }
             }
             _ => Error::Store { path: shown, source: reason.into() },
         }
@@ -223,6 +228,8 @@ impl Protocol for Dal {
 
     fn rules(&self) -> Rules {
         Rules {
+            writes: false,
+            lists: true,
             create_only: Compares::JustBefore,
             mtime_step_ns: None,
             keeps_tags: false,

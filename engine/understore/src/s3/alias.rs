@@ -10,6 +10,7 @@ use super::connect::is_true;
 use crate::{
     MountSpec, Result, Secret,
     alias::{Alias, Given, Reads, strip},
+    web::CA_FILE,
 };
 
 const BUCKET: &str = "fs.s3a.bucket.";
@@ -37,6 +38,7 @@ pub(crate) const ALIASES: &[Alias] = &[
     Alias::same("fs.s3a.endpoint.region", REGION),
     Alias::opposite("fs.s3a.path.style.access", VIRTUAL),
     Alias::opposite("fs.s3a.connection.ssl.enabled", ALLOW_HTTP),
+    Alias::same("aws_ca_bundle", CA_FILE),
 ];
 
 /// Gives everything the names of our own.

@@ -3,18 +3,21 @@
 //! Options have `object_store`'s names (`aws_endpoint`, `aws_access_key_id`, …). What the options leave open is taken
 //! from the environment (`AWS_*`), as every S3 tool does. Keys are those of the options; else those of the profile that an
 //! option names; else those of the environment, be they keys, a web identity or a container's; else those of the profile
-//! that the environment names, or `default`; else those of the machine. A profile that gives keys gives region and
-//! endpoint, too, where nothing else does. Nothing is sent here: [`crate::UnderStore::check`] does.
+//! that the environment names, or `default`; else those of the machine. `role.rs` asks for those that last for a while. A
+//! profile that gives keys gives region and endpoint, too, where nothing else does. Nothing is sent here:
+//! [`crate::UnderStore::check`] does.
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use object_store::{
-    aws::{AmazonS3Builder, AmazonS3ConfigKey as Key},
-    client::ClientConfigKey,
+    StaticCredentialProvider,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey as Key, AwsCredential},
+    client::{ClientConfigKey, HttpConnector},
 };
 
 use super::{
@@ -22,15 +25,17 @@ use super::{
     client::Client,
     connect::{Mount, environment, is_true},
     dialect,
-    keys::{KeySource, Provided, V4Signer},
+    keys::{KeySource, V4Signer},
     profile::{Found, Profile, ProfileKeys},
+    role::{Amazon, CONTAINERS, MACHINES, Proof, Role, container_at},
+    temporary::Temporary,
     v4::{AWS4, Keys},
 };
 use crate::{
     Advice, Compares, Result, Secret, TrafficSettings,
     object::{Objects, Rules},
     redact,
-    web::{Signer, Web, chain},
+    web::{CA_FILE, Signer, Web, chain},
 };
 
 /// What users most often set; the advice for an unknown option names the nearest of these.
@@ -50,6 +55,7 @@ const USUAL: &[&str] = &[
     "aws_request_payer",
     "aws_web_identity_token_file",
     "aws_role_arn",
+    CA_FILE,
     "allow_invalid_certificates",
     "proxy_url",
 ];
@@ -58,6 +64,9 @@ const USUAL: &[&str] = &[
 const PROFILE: &str = "aws_profile";
 const CREDENTIALS_FILE: &str = "aws_shared_credentials_file";
 const CONFIG_FILE: &str = "aws_config_file";
+/// The variable by which Amazon's tools are told of authorities, and what it is in a profile.
+const CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+const PROFILE_CA_BUNDLE: &str = "ca_bundle";
 
 static ADVICE: Advice = Advice {
     bucket: "bucket",
@@ -68,6 +77,9 @@ static ADVICE: Advice = Advice {
                    or aws_skip_signature=true for a public bucket",
     wrong_region: "set aws_region",
 };
+
+/// Of whoever gives keys.
+static KEYS_ADVICE: Advice = Advice { unreachable: "nobody gives keys there", ..ADVICE };
 
 type Settings = HashMap<Key, Secret>;
 
@@ -92,6 +104,10 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(
     if let Some((_, found)) = &profile {
         take_from_profile(&mut settings, found);
     }
+    let of_profile = || profile.as_ref().and_then(|(_, found)| found.get(PROFILE_CA_BUNDLE)).map(str::to_owned);
+    if let Some(file) = variable(CA_BUNDLE).or_else(of_profile) {
+        mount.trust(CA_BUNDLE, &file)?;
+    }
     let setting = |key: Key| settings.get(&key).map(Secret::expose);
     let is_set = |key: Key| setting(key).is_some_and(is_true);
     let region = setting(Key::Region).or(setting(Key::DefaultRegion)).unwrap_or("us-east-1").to_owned();
@@ -109,17 +125,13 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(
     };
     let endpoint = custom.map_or_else(|| format!("https://s3.{region}.amazonaws.com"), str::to_owned);
     let static_keys = static_keys(&settings, &mount)?;
-    let builder = builder(&settings, &mount);
-    let built = builder.clone().build().map_err(|error| mount.invalid("one of the aws_* options", chain(&error)))?;
+    builder(&settings, &mount).build().map_err(|error| mount.invalid("one of the aws_* options", chain(&error)))?;
     let (http, traffic) = mount.governor.last().expect("the builder connects before it returns");
     let profile = profile.filter(|_| !settings.keys().any(is_credential));
     let source: Box<dyn KeySource> = match (static_keys, profile) {
         (Some(keys), _) => Box::new(Arc::new(keys)),
         (None, Some((profile, found))) => Box::new(keys_of_profile(profile, &found, &mount)?),
-        (None, None) => {
-            let make = move || Ok(Arc::clone(builder.clone().build()?.credentials()));
-            Box::new(Provided::new(Arc::clone(built.credentials()), make))
-        }
+        (None, None) => Box::new(keys_of_role(&settings, &region, &mount)?),
     };
     let signer = V4Signer {
         source,
@@ -153,15 +165,67 @@ fn static_keys(settings: &Settings, mount: &Mount) -> Result<Option<Keys>> {
     }
 }
 
-/// What gives connections, and keys that are not given as such.
+/// The keys of the role that a pod, a container or a machine is told to have.
+fn keys_of_role(settings: &Settings, region: &str, mount: &Mount) -> Result<Temporary<Amazon>> {
+    const STS_ENDPOINT: &str = "aws_endpoint_url_sts";
+    /// Near servers answer at once or are not there.
+    const NEAR_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+    let setting = |key: Key| settings.get(&key).map(|value| value.expose().to_owned());
+    let is_set = |key: Key| settings.get(&key).is_some_and(|value| is_true(value.expose()));
+    let (role, server, allows_http) = if let Some(file) = setting(Key::WebIdentityTokenFile) {
+        let missing = || mount.invalid("aws_role_arn", "it is not set, and aws_web_identity_token_file is; set both");
+        let role_arn = setting(Key::RoleArn).ok_or_else(missing)?;
+        let session = setting(Key::RoleSessionName).unwrap_or_else(|| "citius".to_owned());
+        let server = setting(Key::StsEndpoint).unwrap_or_else(|| format!("https://sts.{region}.amazonaws.com"));
+        let allows_http = is_set(Key::Client(ClientConfigKey::AllowHttp));
+        mount.check_endpoint(STS_ENDPOINT, &server, allows_http, "aws_allow_http")?;
+        (Role::WebIdentity { role_arn, token_file: file.into(), session }, server, allows_http)
+    } else if let Some(path) = setting(Key::ContainerCredentialsRelativeUri) {
+        (Role::Container { path, proof: proof_of_container(settings) }, CONTAINERS.to_owned(), true)
+    } else if let Some(uri) = setting(Key::ContainerCredentialsFullUri) {
+        let invalid = |reason: String| mount.invalid("aws_container_credentials_full_uri", reason);
+        let (server, path) = container_at(&uri).map_err(invalid)?;
+        (Role::Container { path, proof: proof_of_container(settings) }, server, true)
+    } else {
+        let server = setting(Key::MetadataEndpoint).unwrap_or_else(|| MACHINES.to_owned());
+        (Role::Machine { may_lack_session: is_set(Key::ImdsV1Fallback) }, server, true)
+    };
+    let mut options = mount.client_options.clone();
+    for (key, value) in settings {
+        if let Key::Client(key) = key {
+            options = options.with_config(*key, value.expose());
+        }
+    }
+    options = options.with_allow_http(allows_http);
+    if !matches!(role, Role::WebIdentity { .. }) {
+        options = options.with_connect_timeout(NEAR_CONNECT_TIMEOUT);
+    }
+    let failed = |error: object_store::Error| mount.invalid("one of the aws_* options", chain(&error));
+    mount.governor.connect(&options).map_err(failed)?;
+    let (http, traffic) = mount.governor.last().expect("it has just connected");
+    let server = Web::new(http, traffic, server.trim_end_matches('/').to_owned(), &KEYS_ADVICE, None);
+    Ok(Temporary::new(Amazon { role, server }))
+}
+
+/// What a container is told to show; a token that is kept fresh goes before one that stays.
+fn proof_of_container(settings: &Settings) -> Proof {
+    let given = || std::env::var("AWS_CONTAINER_AUTHORIZATION_TOKEN").ok().filter(|token| !token.is_empty());
+    match settings.get(&Key::ContainerAuthorizationTokenFile) {
+        Some(file) => Proof::TokenIn(file.expose().into()),
+        None => given().map_or(Proof::Nothing, |token| Proof::Token(Secret::new(token))),
+    }
+}
+
+/// What gives connections. Keys are found without it.
 fn builder(settings: &Settings, mount: &Mount) -> AmazonS3Builder {
     let builder = AmazonS3Builder::new()
         .with_client_options(mount.client_options.clone())
         .with_retry(mount.retry.clone())
         .with_bucket_name(&mount.bucket)
         .with_http_connector(mount.governor.clone());
-    let is_static = |key: &Key| matches!(key, Key::AccessKeyId | Key::SecretAccessKey | Key::Token);
-    let others = settings.iter().filter(|(key, _)| !is_static(key));
+    let none = AwsCredential { key_id: String::new(), secret_key: String::new(), token: None };
+    let builder = builder.with_credentials(Arc::new(StaticCredentialProvider::new(none)));
+    let others = settings.iter().filter(|(key, _)| !is_credential(key));
     others.fold(builder, |builder, (key, value)| builder.with_config(*key, value.expose()))
 }
 
@@ -182,7 +246,6 @@ fn from_environment(settings: &Settings, has_profile: bool) -> Settings {
 /// environment; or the default one, if it is there. `options` are its name and the files.
 fn profile(options: [Option<Secret>; 3], settings: &Settings, mount: &Mount) -> Result<Option<(Profile, Found)>> {
     let has_keys = settings.keys().any(is_credential);
-    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let [named, credentials, config] = options.map(|value| value.map(|value| value.expose().to_owned()));
     if named.is_none() && has_keys {
         return Ok(None);
@@ -220,7 +283,6 @@ fn take_from_profile(settings: &mut Settings, found: &Found) {
     if !settings.contains_key(&Key::S3Endpoint) {
         wanted.push((Key::Endpoint, "endpoint_url"));
     }
-    // What has a web identity is `object_store`'s to ask.
     if found.get("web_identity_token_file").is_some() && found.keys() == Ok(None) {
         wanted.push((Key::WebIdentityTokenFile, "web_identity_token_file"));
         wanted.extend([(Key::RoleArn, "role_arn"), (Key::RoleSessionName, "role_session_name")]);
@@ -230,6 +292,10 @@ fn take_from_profile(settings: &mut Settings, found: &Found) {
             settings.entry(key).or_insert_with(|| Secret::new(value));
         }
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 fn keys_of_profile(profile: Profile, found: &Found, mount: &Mount) -> Result<ProfileKeys> {

@@ -186,10 +186,11 @@ impl Client {
             }
             (403, _) => Error::PermissionDenied { path: shown.to_owned(), reason },
             (404, _) => Error::NotFound { path: shown.to_owned() },
-            (_, "KeyTooLongError" | "KeyTooLong" | "InvalidObjectName") => {
+            (_, "KeyTooLongError" | "KeyTooLong" | "InvalidObjectName" | "XMinioInvalidObjectName") => {
                 Error::Unnameable { path: shown.to_owned(), reason }
             }
             (507, _) | (_, "QuotaExceeded") => Error::NoSpace { path: shown.to_owned() },
+            (429 | 503, _) => Error::Throttled { endpoint, reason, retry_after: None },
             _ => store_error(shown, reason),
         }
     }

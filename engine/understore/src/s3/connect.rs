@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use object_store::{ClientOptions, RetryConfig};
 use url::Url;
 
-use crate::{Error, Governor, Result, Secret, Traffic, TrafficSettings, redact};
+use crate::{
+    Error, Governor, Result, Secret, Traffic, TrafficSettings, redact,
+    web::{CA_FILE, connections, trusting},
+};
 
 /// A URI and its options, before anything is known of the dialect.
 pub(super) struct Mount {
@@ -15,8 +18,8 @@ pub(super) struct Mount {
     /// Without a slash at either end.
     pub(super) prefix: String,
     pub(super) governor: Governor,
-    /// Time limits and retries are those of the mount's traffic, which has them below `object_store`.
     pub(super) client_options: ClientOptions,
+    /// Retries, too, are those of the mount's traffic.
     pub(super) retry: RetryConfig,
     /// Options that are not about traffic, by name in small letters.
     pub(super) options: BTreeMap<String, Secret>,
@@ -27,11 +30,24 @@ impl Mount {
         let shown = redact(uri);
         let (bucket, prefix) = split_uri(uri, &shown)?;
         let (rules, options) = TrafficSettings::split(options, &shown)?;
-        let client_options = ClientOptions::new().with_connect_timeout(rules.connect_timeout).with_timeout_disabled();
+        let client_options = connections(&rules);
         let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
         let governor = Governor::new(Traffic::new(rules));
-        let options = options.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
-        Ok(Self { shown, bucket, prefix, governor, client_options, retry, options })
+        let mut options: BTreeMap<_, _> =
+            options.into_iter().map(|(name, value)| (name.to_ascii_lowercase(), value)).collect();
+        let ca_file = options.remove(CA_FILE);
+        let mut mount = Self { shown, bucket, prefix, governor, client_options, retry, options };
+        if let Some(file) = ca_file {
+            mount.trust(CA_FILE, file.expose())?;
+        }
+        Ok(mount)
+    }
+
+    /// Lets connections trust the authorities in a file, too. `told_by` is where it is named.
+    pub(super) fn trust(&mut self, told_by: &str, file: &str) -> Result<()> {
+        let trusting = trusting(self.client_options.clone(), file);
+        self.client_options = trusting.map_err(|reason| self.invalid(told_by, reason))?;
+        Ok(())
     }
 
     pub(super) fn invalid(&self, option: &str, reason: impl Into<String>) -> Error {

@@ -29,7 +29,7 @@ use crate::{
     alias::{Alias, Given},
     object::Objects,
     redact,
-    web::{Signer, Web, chain},
+    web::{CA_FILE, Signer, Web, chain},
 };
 
 /// What users most often set; the advice for an unknown option names the nearest of these.
@@ -44,6 +44,7 @@ const USUAL: &[&str] = &[
     USER_PROJECT,
     "google_skip_signature",
     "google_allow_http",
+    CA_FILE,
     "proxy_url",
 ];
 /// Options of ours.
@@ -73,7 +74,7 @@ static ADVICE: Advice = Advice {
     unreachable: "check the network and google_base_url",
     wrong_keys: "check google_service_account (or the keys that you gave instead) and that its account is not disabled",
     missing_keys: "set google_service_account to the key file of a service account, \
-                   or google_skip_signature=true for a public bucket",
+                   or google_application_credentials to that of gcloud, or google_skip_signature=true for a public bucket",
     wrong_region: "check google_base_url",
 };
 

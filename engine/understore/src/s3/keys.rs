@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::Utc;
 use http::header::AUTHORIZATION;
-use object_store::{CredentialProvider, aws::AwsCredential, client::HttpRequest, gcp::GcpCredential};
+use object_store::{CredentialProvider, client::HttpRequest, gcp::GcpCredential};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -69,9 +69,18 @@ impl<C> Provided<C> {
         Self { provider: RwLock::new(provider), make: Box::new(make), renewed: Mutex::default() }
     }
 
+    /// What there is now. A source that gives nothing is made anew as well: its file may have been replaced.
     pub(crate) async fn credential(&self) -> Result<Arc<C>, String> {
         let provider = Arc::clone(&self.provider.read());
-        provider.get_credential().await.map_err(|error| chain(&error))
+        let failed = match provider.get_credential().await {
+            Ok(credential) => return Ok(credential),
+            Err(error) => chain(&error),
+        };
+        let other = self.remake().then(|| Arc::clone(&self.provider.read()));
+        match other.filter(|other| !Arc::ptr_eq(other, &provider)) {
+            Some(other) => other.get_credential().await.map_err(|error| chain(&error)),
+            None => Err(failed),
+        }
     }
 
     pub(crate) fn remake(&self) -> bool {
@@ -90,19 +99,6 @@ impl<C> Provided<C> {
                 false
             }
         }
-    }
-}
-
-#[async_trait]
-impl KeySource for Provided<AwsCredential> {
-    async fn keys(&self) -> Result<Arc<Keys>, String> {
-        let found = self.credential().await?;
-        let (id, secret) = (Secret::new(&found.key_id), Secret::new(&found.secret_key));
-        Ok(Arc::new(Keys { id, secret, token: found.token.as_ref().map(Secret::new) }))
-    }
-
-    async fn renew(&self) -> bool {
-        self.remake()
     }
 }
 
@@ -196,9 +192,8 @@ mod tests {
 
     use super::*;
 
-    fn provider(id: &str) -> Provider<AwsCredential> {
-        let (key_id, secret_key) = (id.to_owned(), "s".to_owned());
-        Arc::new(StaticCredentialProvider::new(AwsCredential { key_id, secret_key, token: None }))
+    fn provider(bearer: &str) -> Provider<GcpCredential> {
+        Arc::new(StaticCredentialProvider::new(GcpCredential { bearer: bearer.to_owned() }))
     }
 
     /// A token that is refused before its end, or the file of a service account that was replaced: what gives credentials
@@ -215,11 +210,11 @@ mod tests {
                 number => Ok(provider(&number.to_string())),
             }
         });
-        let id = async || source.keys().await.unwrap().id.expose().to_owned();
-        assert!(!source.renew().await);
+        let id = async || source.credential().await.unwrap().bearer.clone();
+        assert!(!source.remake());
         assert_eq!(id().await, "0");
         for _ in 0..3 {
-            assert!(source.renew().await);
+            assert!(source.remake());
             assert_eq!(id().await, "2");
         }
         assert_eq!(*made.lock(), 2);

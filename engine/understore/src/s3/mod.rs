@@ -28,9 +28,9 @@
 //!
 //! - `copy.rs` copies, large objects in parts.
 //! - `aws.rs`, `gcs.rs` and `oss.rs` read URI and options, with what `connect.rs` has for all (`alias.rs`: other names for
-//!   the options of the first); `keys.rs` is where keys come
-//!   from (`profile.rs`: Amazon's files, `ram.rs`: Alibaba's that last for a while), `v4.rs` signs with them; `client.rs` sends requests; `xml.rs` reads
-//!   and writes documents.
+//!   the options of the first); `keys.rs` is where keys come from (`profile.rs`: Amazon's files; `temporary.rs`: those that
+//!   last for a while, of Amazon's roles in `role.rs` and of Alibaba's in `ram.rs`), `v4.rs` signs with them; `client.rs`
+//!   sends requests; `xml.rs` reads and writes documents.
 
 mod alias;
 mod aws;
@@ -43,6 +43,8 @@ mod keys;
 mod oss;
 mod profile;
 mod ram;
+mod role;
+mod temporary;
 pub(crate) mod v4;
 mod xml;
 

@@ -19,7 +19,8 @@ use super::{
     connect::{Mount, environment, is_true},
     dialect,
     keys::{KeySource, V4Signer},
-    ram::{Giver, Temporary},
+    ram::{Ram, Role},
+    temporary::Temporary,
     v4::{Keys, OSS4},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
     alias::{Alias, Given},
     object::Objects,
     redact,
-    web::{Signer, Web, chain},
+    web::{CA_FILE, Signer, Web, chain},
 };
 
 /// An option, and the variables of the environment that stand for it, the first first.
@@ -109,6 +110,9 @@ static ADVICE: Advice = Advice {
     wrong_region: "set oss_endpoint and oss_region to the bucket's own",
 };
 
+/// Of whoever gives keys.
+static KEYS_ADVICE: Advice = Advice { unreachable: "nobody gives keys there", ..ADVICE };
+
 type Settings = HashMap<&'static str, Secret>;
 
 /// Gives everything the names of our own.
@@ -162,7 +166,7 @@ fn split(mount: &Mount) -> Result<(Settings, Vec<(ClientConfigKey, Secret)>)> {
         } else if let Ok(key) = bare.parse() {
             others.push((key, value.clone()));
         } else {
-            let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).collect();
+            let known: Vec<&str> = SETTINGS.iter().map(|setting| setting.name).chain([CA_FILE]).collect();
             return Err(TrafficSettings::unknown_option(name, &known, &mount.shown));
         }
     }
@@ -262,19 +266,19 @@ fn source_of_keys(
         (None, None) => {}
     }
     let text = |name| settings.get(name).map(|value: &Secret| value.expose().to_owned());
-    let (giver, server) = match (text(ROLE_ARN), text(PROVIDER_ARN), text(TOKEN_FILE)) {
+    let (role, server) = match (text(ROLE_ARN), text(PROVIDER_ARN), text(TOKEN_FILE)) {
         (Some(role_arn), Some(provider_arn), Some(token_file)) => {
-            let giver = Giver::Oidc { role_arn, provider_arn, token_file: token_file.into() };
-            (giver, text(STS_ENDPOINT).unwrap_or_else(|| STS.to_owned()))
+            let role = Role::Oidc { role_arn, provider_arn, token_file: token_file.into() };
+            (role, text(STS_ENDPOINT).unwrap_or_else(|| STS.to_owned()))
         }
         _ => {
             let server = text(METADATA_ENDPOINT).unwrap_or_else(|| METADATA.to_owned());
-            (Giver::Machine { role: text(MACHINE_ROLE) }, server)
+            (Role::Machine { name: text(MACHINE_ROLE) }, server)
         }
     };
     let server = server.trim_end_matches('/').to_owned();
     let (http, traffic) = connected(mount, &client_options.clone().with_allow_http(server.starts_with("http:")))?;
-    Ok(Some(Box::new(Temporary::new(giver, Web::new(http, traffic, server, &ADVICE, None)))))
+    Ok(Some(Box::new(Temporary::new(Ram { role, server: Web::new(http, traffic, server, &KEYS_ADVICE, None) }))))
 }
 
 /// A connection of its own to one server.
@@ -347,6 +351,7 @@ mod tests {
     #[test]
     fn the_document_lists_every_option() {
         let aliases = ALIASES.iter().map(|alias| alias.name);
-        crate::document::lists("Alibaba OSS", SETTINGS.iter().map(|setting| setting.name).chain(aliases));
+        let names = SETTINGS.iter().map(|setting| setting.name).chain([CA_FILE]).chain(aliases);
+        crate::document::lists("Alibaba OSS", names);
     }
 }

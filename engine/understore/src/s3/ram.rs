@@ -3,100 +3,76 @@
 //!
 //! Sources: Alibaba ECS, "Instance RAM roles" (metadata server, with its hardened mode); RAM, `AssumeRoleWithOIDC`.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use http::Method;
-use parking_lot::Mutex;
 use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
-use super::{keys::KeySource, v4::Keys};
+use super::{
+    temporary::{Given, Giver, ask, token_of},
+    v4::Keys,
+};
 use crate::{
-    Operation, Repeat, Secret,
-    web::{Request, STRICT, Web},
+    Secret,
+    web::{STRICT, Web},
 };
 
-/// Keys that end sooner are not used any more.
-const LEFT_MIN: Duration = Duration::from_secs(300);
-/// How long keys that say no end are kept.
-const UNTOLD: Duration = Duration::from_secs(900);
-/// Keys younger than this are not asked for again when they are refused.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 /// How long the word that opens the metadata server is asked to be good.
 const WORD_S: &str = "300";
 /// What the role's sessions are called in the provider's logs.
 const SESSION: &str = "citius";
 
-/// Who gives the keys.
+/// How the role is known.
 #[derive(Debug)]
-pub(super) enum Giver {
-    /// The metadata server of the machine.
+pub(super) enum Role {
+    /// As that of the machine, by its metadata server.
     Machine {
         /// Asked for if it is not told.
-        role: Option<String>,
+        name: Option<String>,
     },
-    /// The service of the provider, against a token in a file that somebody else keeps fresh.
+    /// As one that the service gives against a token in a file that somebody else keeps fresh.
     Oidc { role_arn: String, provider_arn: String, token_file: PathBuf },
 }
 
-/// Keys for a while, asked for anew before they end.
-pub(super) struct Temporary {
-    giver: Giver,
-    server: Web,
-    held: Mutex<Option<Held>>,
-    /// Whoever asks, asks for all.
-    asking: tokio::sync::Mutex<()>,
+/// Gives the keys of a role.
+pub(super) struct Ram {
+    pub(super) role: Role,
+    pub(super) server: Web,
 }
 
-#[derive(Clone)]
-struct Held {
-    keys: Arc<Keys>,
-    asked: Instant,
-    until: Instant,
-    is_refused: bool,
-}
-
-impl Temporary {
-    /// Keys of the giver that answers at this server.
-    pub(super) fn new(giver: Giver, server: Web) -> Self {
-        Self { giver, server, held: Mutex::default(), asking: tokio::sync::Mutex::default() }
-    }
-
-    fn good(&self) -> Option<Arc<Keys>> {
-        let held = self.held.lock();
-        let good = held.as_ref().filter(|held| !held.is_refused && held.until > Instant::now() + LEFT_MIN);
-        good.map(|held| Arc::clone(&held.keys))
-    }
-
-    async fn ask(&self) -> Result<Held, String> {
-        let asked = Instant::now();
-        let given = match &self.giver {
-            Giver::Machine { role } => self.of_machine(role.as_deref()).await?,
-            Giver::Oidc { role_arn, provider_arn, token_file } => {
-                let token = Zeroizing::new(
-                    tokio::fs::read_to_string(token_file)
-                        .await
-                        .map_err(|error| format!("the token file {}: {error}", token_file.display()))?,
-                );
-                self.of_service(role_arn, provider_arn, token.trim()).await?
+#[async_trait]
+impl Giver for Ram {
+    async fn give(&self) -> Result<Given, String> {
+        let told = match &self.role {
+            Role::Machine { name } => self
+                .of_machine(name.as_deref())
+                .await
+                .map_err(|reason| format!("{reason}; nothing else gives keys: give the machine a role, or others"))?,
+            Role::Oidc { role_arn, provider_arn, token_file } => {
+                let advice = "check oss_role_arn and oss_oidc_provider_arn, and that oss_oidc_token_file is kept fresh";
+                let told = self.of_token(role_arn, provider_arn, token_file).await;
+                told.map_err(|reason| format!("{reason}; {advice}"))?
             }
         };
-        let left = given.expiration.map(|until| (until - Utc::now()).to_std().unwrap_or_default());
-        let until = asked + left.unwrap_or(UNTOLD);
-        let (id, secret) = (Secret::new(given.access_key_id), Secret::new(given.access_key_secret));
-        let keys = Arc::new(Keys { id, secret, token: Some(Secret::new(given.security_token)) });
-        Ok(Held { keys, asked, until, is_refused: false })
+        let (id, secret) = (Secret::new(told.access_key_id), Secret::new(told.access_key_secret));
+        let keys = Keys { id, secret, token: Some(Secret::new(told.security_token)) };
+        Ok(Given { keys, until: told.expiration })
+    }
+}
+
+impl Ram {
+    async fn of_token(&self, role_arn: &str, provider_arn: &str, token_file: &Path) -> Result<Credentials, String> {
+        let token = token_of(token_file).await?;
+        let told = self.of_service(role_arn, provider_arn, &token).await;
+        // Who refuses a token may quote it.
+        told.map_err(|reason| reason.replace(token.as_str(), "***"))
     }
 
-    async fn of_machine(&self, role: Option<&str>) -> Result<Given, String> {
+    async fn of_machine(&self, role: Option<&str>) -> Result<Credentials, String> {
         const ROLES: &str = "/latest/meta-data/ram/security-credentials/";
         // Machines in hardened mode answer only to who has fetched a word first; others need not know of it.
         let wish = [("x-aliyun-ecs-metadata-token-ttl-seconds", WORD_S)];
@@ -115,7 +91,7 @@ impl Temporary {
         serde_json::from_slice(&answer).map_err(|_| format!("the metadata server gives no keys for the role {role}"))
     }
 
-    async fn of_service(&self, role_arn: &str, provider_arn: &str, token: &str) -> Result<Given, String> {
+    async fn of_service(&self, role_arn: &str, provider_arn: &str, token: &str) -> Result<Credentials, String> {
         let nonce = format!("{:x}{:x}", std::process::id(), Utc::now().timestamp_nanos_opt().unwrap_or_default());
         let timestamp = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         let form = [
@@ -144,17 +120,7 @@ impl Temporary {
         headers: &[(&'static str, &str)],
         body: Bytes,
     ) -> Result<Bytes, String> {
-        let content = if body.is_empty() { Vec::new() } else { vec![body] };
-        let request = Request {
-            method,
-            url: format!("{}{path}", self.server.endpoint),
-            headers,
-            content,
-            shown: "the source of keys",
-            operation: Operation::Stat,
-            repeat: Repeat::Harmless,
-        };
-        let answer = self.server.send(&request).await.map_err(|error| error.to_string())?;
+        let answer = ask(&self.server, method, path, headers, body).await?;
         if answer.status.is_success() {
             return Ok(answer.body);
         }
@@ -163,44 +129,9 @@ impl Temporary {
     }
 }
 
-#[async_trait]
-impl KeySource for Temporary {
-    async fn keys(&self) -> Result<Arc<Keys>, String> {
-        if let Some(keys) = self.good() {
-            return Ok(keys);
-        }
-        let _asking = self.asking.lock().await;
-        if let Some(keys) = self.good() {
-            return Ok(keys);
-        }
-        match self.ask().await {
-            Ok(held) => {
-                let keys = Arc::clone(&held.keys);
-                *self.held.lock() = Some(held);
-                Ok(keys)
-            }
-            Err(reason) => {
-                // Keys that are good for some minutes yet are better than none.
-                let held = self.held.lock().clone();
-                let left = held.filter(|held| !held.is_refused && held.until > Instant::now());
-                left.map(|held| held.keys).ok_or(reason)
-            }
-        }
-    }
-
-    async fn renew(&self) -> bool {
-        if let Some(held) = &mut *self.held.lock()
-            && held.asked.elapsed() > RENEWAL_PAUSE
-        {
-            held.is_refused = true;
-        }
-        true
-    }
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Given {
+struct Credentials {
     access_key_id: String,
     access_key_secret: String,
     security_token: String,
@@ -210,7 +141,7 @@ struct Given {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Assumed {
-    credentials: Given,
+    credentials: Credentials,
 }
 
 /// A failure of the service.

@@ -53,7 +53,7 @@ enum Spelling {
     Oss,
 }
 
-pub(super) static AWS4: Scheme = Scheme {
+pub(crate) static AWS4: Scheme = Scheme {
     algorithm: "AWS4-HMAC-SHA256",
     key_prefix: "AWS4",
     service: "s3",
@@ -86,6 +86,14 @@ pub(crate) static OSS4: Scheme = Scheme {
     spelling: Spelling::Oss,
 };
 
+#[cfg(feature = "testing")]
+impl Scheme {
+    /// The header of the token beside keys that are good for a while.
+    pub(crate) fn token(&self) -> &HeaderName {
+        &self.token
+    }
+}
+
 const UNSIGNED: HeaderValue = HeaderValue::from_static("UNSIGNED-PAYLOAD");
 
 /// What is signed for.
@@ -99,7 +107,7 @@ pub(crate) struct Scope<'a> {
 
 impl Scope<'_> {
     /// Signs a request, with a digest of its content unless that is left open.
-    pub(super) fn sign(
+    pub(crate) fn sign(
         &self,
         request: &mut HttpRequest,
         keys: &Keys,

@@ -115,10 +115,20 @@ fn keys_of(
                 KeyError::KeyIsEncrypted if passphrase.is_none() => {
                     format!("{file} is encrypted; set {KEY_PASSPHRASE}")
                 }
+                _ if passphrase.is_some()
+                    && load_secret_key(file, None).is_err_and(|error| matches!(error, KeyError::KeyIsEncrypted)) =>
+                {
+                    format!("{file} is encrypted, and {KEY_PASSPHRASE} does not open it")
+                }
                 other => format!("{file} cannot be used: {other} (keys of the kinds ed25519 and ecdsa can be)"),
             };
             Error::InvalidOption { uri: shown.to_owned(), option: KEY_FILE.to_owned(), reason }
         })?;
+        if key.algorithm().is_rsa() {
+            let reason =
+                format!("{file} is a key of the kind RSA; give one of ed25519 or ecdsa, or leave it to an agent");
+            return Err(Error::InvalidOption { uri: shown.to_owned(), option: KEY_FILE.to_owned(), reason });
+        }
         return Ok((vec![Arc::new(key)], None));
     }
     if options.contains_key(PASSWORD) {

@@ -251,6 +251,8 @@ impl Protocol for Sftp {
     fn rules(&self) -> Rules {
         let is_openssh = self.is_openssh.get().copied().unwrap_or(false);
         Rules {
+            writes: true,
+            lists: true,
             create_only: if is_openssh { Compares::Atomically } else { Compares::JustBefore },
             mtime_step_ns: Some(SECOND_NS),
             keeps_tags: true,

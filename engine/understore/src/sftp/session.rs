@@ -1,9 +1,15 @@
 //! One connection: SSH, who logs in and to whom, and the file transfer on it.
 
-use std::{borrow::Cow, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use russh::{
-    client::{self, AuthResult, Handle},
+    MethodKind, MethodSet,
+    client::{self, AuthResult, Handle, KeyboardInteractiveAuthResponse},
     keys::{
         Algorithm, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKeyOrCertificate,
         agent::{AgentIdentity, client::AgentClient},
@@ -20,7 +26,9 @@ use tokio::net::TcpStream;
 use crate::{Error, Result, Secret, tree::ADVICE_UNREACHABLE};
 
 /// What to do about a user whom the server does not let in.
-const ADVICE_WRONG_KEYS: &str = "check the user in the URI, sftp_key_file and sftp_password";
+const ADVICE_WRONG_KEYS: &str = "check the user in the URI, sftp_key_file and sftp_password, or the keys of the agent";
+/// How often a server may ask before it lets somebody in whose only answer is a password: once, and to say something.
+const DIALOGUE_ROUNDS_MAX: usize = 4;
 
 /// How long the log-in may take, when there is a connection.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(20);
@@ -167,24 +175,24 @@ impl Target {
         let failed = |error: russh::Error| self.unreachable(error.to_string());
         for key in &self.keys {
             let key = PrivateKeyWithHashAlg::new(Arc::clone(key), None);
-            tried.push("a key");
+            tried.push("a key".to_owned());
             if ssh.authenticate_publickey(&self.user, key).await.map_err(failed)?.success() {
                 return Ok(());
             }
         }
         if let Some(socket) = &self.agent {
-            tried.push("the agent's keys");
-            if self.log_in_by_agent(ssh, socket).await {
-                return Ok(());
+            match self.log_in_by_agent(ssh, socket).await {
+                Ok(()) => return Ok(()),
+                Err(reason) => tried.push(reason),
             }
         }
         let mut wants = String::new();
         if let Some(password) = &self.password {
-            tried.push("the password");
-            match ssh.authenticate_password(&self.user, password.expose()).await.map_err(failed)? {
-                AuthResult::Success => return Ok(()),
-                AuthResult::Failure { remaining_methods, .. } => {
-                    let methods: Vec<&str> = remaining_methods.iter().map(Into::into).collect();
+            tried.push("the password".to_owned());
+            match self.log_in_by_password(ssh, password).await.map_err(failed)? {
+                None => return Ok(()),
+                Some(methods) => {
+                    let methods: Vec<&str> = methods.iter().map(Into::into).collect();
                     wants = format!("; it takes {}", methods.join(", "));
                 }
             }
@@ -196,19 +204,60 @@ impl Target {
         Err(Error::WrongKeys { endpoint: self.endpoint.clone(), reason, advice: ADVICE_WRONG_KEYS })
     }
 
-    /// An agent that fails is as one that has no key.
-    async fn log_in_by_agent(&self, ssh: &mut Handle<Host>, socket: &PathBuf) -> bool {
-        let Ok(mut agent) = AgentClient::connect_uds(socket).await else { return false };
-        let Ok(identities) = agent.request_identities().await else { return false };
+    /// Shows the password as such, and where the server asks for one in a dialogue, as the answer; gives what the server takes
+    /// instead if it is refused.
+    async fn log_in_by_password(
+        &self,
+        ssh: &mut Handle<Host>,
+        password: &Secret,
+    ) -> Result<Option<MethodSet>, russh::Error> {
+        let remaining = match ssh.authenticate_password(&self.user, password.expose()).await? {
+            AuthResult::Success => return Ok(None),
+            AuthResult::Failure { remaining_methods, .. } => remaining_methods,
+        };
+        if remaining.contains(&MethodKind::Password) || !remaining.contains(&MethodKind::KeyboardInteractive) {
+            return Ok(Some(remaining));
+        }
+        let mut says = ssh.authenticate_keyboard_interactive_start(&self.user, None).await?;
+        for _ in 0..DIALOGUE_ROUNDS_MAX {
+            let answers = match says {
+                KeyboardInteractiveAuthResponse::Success => return Ok(None),
+                KeyboardInteractiveAuthResponse::Failure { remaining_methods, .. } => {
+                    return Ok(Some(remaining_methods));
+                }
+                // Nobody is there to answer anything else, such as the number of a token.
+                KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. } => match prompts.as_slice() {
+                    [] => Vec::new(),
+                    [only] if !only.echo => vec![password.expose().to_owned()],
+                    _ => return Ok(Some(remaining)),
+                },
+            };
+            says = ssh.authenticate_keyboard_interactive_respond(answers).await?;
+        }
+        Ok(Some(remaining))
+    }
+
+    /// Why it does not let anybody in, if it does not.
+    async fn log_in_by_agent(&self, ssh: &mut Handle<Host>, socket: &Path) -> Result<(), String> {
+        let failed = |error: russh::keys::Error| format!("the agent at {}, which fails: {error}", socket.display());
+        let mut agent = AgentClient::connect_uds(socket).await.map_err(failed)?;
+        let identities = agent.request_identities().await.map_err(failed)?;
+        let mut keys = 0;
         for identity in identities {
             let AgentIdentity::PublicKey { key, .. } = identity else { continue };
+            keys += 1;
             let hash = if key.algorithm().is_rsa() { Some(HashAlg::Sha512) } else { None };
-            let answer = ssh.authenticate_publickey_with(&self.user, key, hash, &mut agent).await;
-            if answer.is_ok_and(|answer| answer.success()) {
-                return true;
+            match ssh.authenticate_publickey_with(&self.user, key, hash, &mut agent).await {
+                Ok(answer) if answer.success() => return Ok(()),
+                Ok(_) => {}
+                // Such as the one whose owner did not confirm its use; others may be good.
+                Err(error) => tracing::warn!(%error, "the agent does not sign with one of its keys"),
             }
         }
-        false
+        Err(match keys {
+            0 => format!("the agent at {}, which has no key", socket.display()),
+            keys => format!("the agent's keys ({keys})"),
+        })
     }
 }
 

@@ -168,6 +168,7 @@ impl Client {
             404 => Error::NotFound { path },
             413 if failure.message.to_ascii_lowercase().contains("quota") => Error::NoSpace { path },
             507 => Error::NoSpace { path },
+            429 | 503 => Error::Throttled { endpoint: self.web.endpoint.clone(), reason, retry_after: None },
             _ => store_error(shown, reason),
         }
     }

@@ -7,10 +7,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use object_store::{
-    Certificate, ClientOptions,
-    client::{ClientConfigKey, HttpConnector},
-};
+use object_store::client::{ClientConfigKey, HttpConnector};
 use url::Url;
 
 use super::{
@@ -23,7 +20,7 @@ use crate::{
     Advice, Error, Governor, Result, Secret, Traffic, TrafficSettings,
     object::{Objects, check_prefix},
     redact,
-    web::{Web, chain},
+    web::{CA_FILE, Web, chain, connections, trusting},
 };
 
 /// The options, each with the variable of the environment that stands for it.
@@ -34,6 +31,7 @@ const OPTIONS: &[(&str, &str)] = &[
     ("swift_storage_url", "OS_STORAGE_URL"),
     ("swift_token", "OS_AUTH_TOKEN"),
     ("swift_allow_http", ""),
+    (CA_FILE, "OS_CACERT"),
     ("os_cloud", "OS_CLOUD"),
     ("os_client_config_file", "OS_CLIENT_CONFIG_FILE"),
     ("os_auth_url", "OS_AUTH_URL"),
@@ -53,9 +51,9 @@ const OPTIONS: &[(&str, &str)] = &[
     ("os_application_credential_secret", "OS_APPLICATION_CREDENTIAL_SECRET"),
 ];
 /// Options that say nothing of who logs in where.
-const NEUTRAL: &[&str] = &["swift_allow_http", "os_client_config_file", "os_region_name", "os_interface"];
+const NEUTRAL: &[&str] = &["swift_allow_http", CA_FILE, "os_client_config_file", "os_region_name", "os_interface"];
 /// Names that other programs have for options.
-const ALIASES: [(&str, &str); 1] = [("cloud", "os_cloud")];
+const ALIASES: [(&str, &str); 2] = [("cloud", "os_cloud"), ("os_cacert", CA_FILE)];
 /// How Hadoop's settings of a provider begin, and what each of them means.
 const HADOOP: &str = "fs.swift.service.";
 const HADOOP_SETTINGS: [(&str, &str); 6] = [
@@ -73,7 +71,7 @@ static ADVICE: Advice = Advice {
     bucket: "container",
     missing_bucket: "create it, or check its name and whose account the login is of",
     unreachable: "check that it runs, swift_auth_url or os_auth_url, and the network",
-    wrong_keys: "check swift_user and swift_key, or os_username, os_password, their domains and the project",
+    wrong_keys: "check swift_user and swift_key, or os_username, os_password, their domains and the project, or os_application_credential_id and its secret",
     missing_keys: "set swift_auth_url, swift_user and swift_key, or os_auth_url and what belongs to it",
     wrong_region: "set os_region_name, os_interface and the project's names",
 };
@@ -105,7 +103,7 @@ fn connect(
     let (hadoop, options): (BTreeMap<_, _>, BTreeMap<_, _>) =
         options.into_iter().partition(|(name, _)| name.starts_with(HADOOP));
     let (container, mut own) = of_provider(container, hadoop, &shown)?;
-    let mut client_options = ClientOptions::new().with_connect_timeout(rules.connect_timeout).with_timeout_disabled();
+    let mut client_options = connections(&rules);
     for (name, value) in options {
         let small = name.to_ascii_lowercase();
         let small = ALIASES.iter().find(|(alias, _)| *alias == small).map_or(small, |(_, meant)| (*meant).to_owned());
@@ -127,11 +125,15 @@ fn connect(
             let (file, verifies) = cloud.certificates()?;
             client_options = client_options.with_allow_invalid_certificates(!verifies);
             if let Some(file) = file {
-                client_options = client_options.with_root_certificate(certificate(&file, &settings)?);
+                let invalid = |reason| settings.invalid("os_cloud", format!("its cacert {reason}"));
+                client_options = trusting(client_options, &file).map_err(invalid)?;
             }
             (cloud.way()?, Some(cloud))
         }
     };
+    if let Some(file) = settings.get(CA_FILE) {
+        client_options = trusting(client_options, file).map_err(|reason| settings.invalid(CA_FILE, reason))?;
+    }
     let endpoint = way.address().to_owned();
     let client_options = client_options.with_allow_http(allow_http);
     let governor = Governor::new(Traffic::new(rules));
@@ -146,13 +148,6 @@ fn connect(
     let web = Web::new(http, traffic, endpoint, &ADVICE, Some(Arc::clone(&login) as _));
     let client = Client { web, login, container };
     Ok((Swift { client, has_segments: Default::default(), misjudges_reads: Default::default() }, prefix))
-}
-
-/// The certificate in a file.
-fn certificate(file: &str, settings: &Settings) -> Result<Certificate> {
-    let invalid = |reason: String| settings.invalid("os_cloud", format!("its cacert {file}: {reason}"));
-    let pem = std::fs::read(file).map_err(|error| invalid(error.to_string()))?;
-    Certificate::from_pem(&pem).map_err(|error| invalid(chain(&error)))
 }
 
 /// The container without the provider's name, and what Hadoop's settings of the provider mean.

@@ -29,7 +29,10 @@ use crate::{
 /// How long before its end a token is no longer used; of a short-lived one, a tenth of its life.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(60);
 /// How long a login holds for requests that were refused with the token before it.
-const RENEWAL_PAUSE: Duration = Duration::from_secs(5);
+const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
+/// Keystone counts revocations in seconds: a token of the second in which others were revoked is refused with them, for as
+/// long as it lives. So whoever was refused logs in anew when that second is over.
+const REVOCATION_GRAIN: Duration = Duration::from_secs(1);
 
 /// How to log in.
 #[derive(PartialEq)]
@@ -230,7 +233,13 @@ impl Login {
         let content = vec![Bytes::copy_from_slice(body.as_bytes())];
         let answer = self.web.send(&self.request(Method::POST, &url, &headers, content)).await?;
         if !answer.status.is_success() {
-            return Err(self.refused(&answer));
+            return Err(match proof {
+                // Of one that was deleted it says that it is not found; who is not Keystone says nothing in its form.
+                Proof::Application { .. } if answer.status == 404 && said_by_keystone(&answer).is_some() => {
+                    self.wrong_keys(&answer)
+                }
+                _ => self.refused(&answer),
+            });
         }
         let token = answer
             .header("x-subject-token")
@@ -267,17 +276,20 @@ impl Login {
     }
 
     fn refused(&self, answer: &Answer) -> Error {
-        let endpoint = self.web.endpoint.clone();
-        let said = answer.text().and_then(keystone_message).unwrap_or_default();
-        let reason = format!("HTTP {} {said}", answer.status.as_u16()).trim_end().to_owned();
         match answer.status.as_u16() {
-            401 | 403 => Error::WrongKeys { endpoint, reason, advice: self.web.advice.wrong_keys },
+            401 | 403 => self.wrong_keys(answer),
             404 | 405 => {
-                let reason = format!("nobody logs in there: {reason}");
-                Error::Unreachable { endpoint, reason, advice: self.web.advice.unreachable }
+                let reason = format!("nobody logs in there: {}", said_in(answer));
+                let (endpoint, advice) = (self.web.endpoint.clone(), self.web.advice.unreachable);
+                Error::Unreachable { endpoint, reason, advice }
             }
-            _ => store_error(&self.web.endpoint, format!("it answers a login by {reason}")),
+            _ => store_error(&self.web.endpoint, format!("it answers a login by {}", said_in(answer))),
         }
+    }
+
+    fn wrong_keys(&self, answer: &Answer) -> Error {
+        let (endpoint, advice) = (self.web.endpoint.clone(), self.web.advice.wrong_keys);
+        Error::WrongKeys { endpoint, reason: said_in(answer), advice }
     }
 }
 
@@ -297,12 +309,24 @@ impl Signer for Login {
     }
 
     async fn renew(&self) -> Result<bool> {
-        let mut kept = self.kept.lock().await;
-        if matches!(kept.way, Way::Given { .. }) {
-            return Ok(false);
+        let (refused, is_keystone) = {
+            let mut kept = self.kept.lock().await;
+            if matches!(kept.way, Way::Given { .. }) {
+                return Ok(false);
+            }
+            let is_other = self.look(&mut kept, true).await;
+            let since = kept.session.as_ref().map(|session| session.since);
+            if !is_other && since.is_some_and(|since| since.elapsed() < RENEWAL_PAUSE) {
+                return Ok(true);
+            }
+            (since, matches!(kept.way, Way::Keystone { .. }))
+        };
+        if is_keystone {
+            tokio::time::sleep(REVOCATION_GRAIN).await;
         }
-        let is_other = self.look(&mut kept, true).await;
-        if is_other || kept.session.as_ref().is_none_or(|session| session.since.elapsed() >= RENEWAL_PAUSE) {
+        let mut kept = self.kept.lock().await;
+        // Others were refused too, and one of them has logged in.
+        if kept.session.as_ref().map(|session| session.since) == refused {
             kept.session = Some(self.log_in(&kept.way).await?);
         }
         Ok(true)
@@ -378,8 +402,14 @@ impl TokenBody {
     }
 }
 
-fn keystone_message(text: &str) -> Option<String> {
-    let document: Value = serde_json::from_str(text).ok()?;
+/// An answer's status, with Keystone's words for it.
+fn said_in(answer: &Answer) -> String {
+    let said = said_by_keystone(answer).unwrap_or_default();
+    format!("HTTP {} {said}", answer.status.as_u16()).trim_end().to_owned()
+}
+
+fn said_by_keystone(answer: &Answer) -> Option<String> {
+    let document: Value = serde_json::from_str(answer.text()?).ok()?;
     Some(document.get("error")?.get("message")?.as_str()?.to_owned())
 }
 

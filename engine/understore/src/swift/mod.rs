@@ -81,12 +81,14 @@ const DELETIONS_IN_FLIGHT_MAX: usize = 8;
 /// How often an upload is looked for again after its segments are deleted, for those that were on their way.
 const ABORT_ROUNDS_MAX: usize = 10;
 const ABORT_PAUSE: Duration = Duration::from_millis(500);
+/// Bytes of a name, as Swift and Ceph have it unless they are told otherwise.
+const KEY_BYTES_MAX: usize = 1024;
 /// The longest name that comes behind a key in that of a segment.
 const SEGMENT_NAME_BYTES: usize = "/01234567890123456789012345678901-01234567/m000000".len();
 
 /// What Swift allows.
 const RULES: Rules = Rules {
-    key_bytes_max: 1024 - SEGMENT_NAME_BYTES,
+    key_bytes_max: KEY_BYTES_MAX,
     small_bytes_max: 8 << 20,
     part_bytes: 8 << 20,
     part_bytes_max: 5 << 30,
@@ -531,7 +533,16 @@ impl Protocol for Swift {
         Ok(copy.head.object)
     }
 
-    async fn begin_upload(&self, _key: &str, file_id: FileId) -> Result<String> {
+    async fn begin_upload(&self, key: &str, file_id: FileId) -> Result<String> {
+        let bytes_max = KEY_BYTES_MAX - SEGMENT_NAME_BYTES;
+        if key.len() > bytes_max {
+            let reason = format!(
+                "a file of more than {} bytes is stored in segments named after it, for which its key may have {bytes_max} \
+                 bytes, with the mounted prefix",
+                RULES.small_bytes_max
+            );
+            return Err(Error::Unnameable { path: key.to_owned(), reason });
+        }
         self.need_segments().await?;
         Ok(format!("{file_id}-{:08x}", RandomState::new().hash_one(file_id) as u32))
     }

@@ -106,6 +106,8 @@ pub enum RequestFault {
     Truncated,
     /// Content breaks off.
     CutOff,
+    /// More content is promised than there is: it breaks off behind its last byte.
+    Overlong,
     /// Another length is sent than was asked for.
     WrongRange,
     /// The condition is ignored, and what is there now is sent.
@@ -195,6 +197,12 @@ impl Bucket {
         Self { habits, ..self }
     }
 
+    /// The same bucket as another program finds it: its requests meet what this hook says, and its damages are its own.
+    #[must_use]
+    pub fn beside(&self, hook: impl Fn(Request, &str) -> RequestFault + Send + Sync + 'static) -> Self {
+        Self { hook: Arc::new(hook), damaged: Arc::default(), ..self.clone() }
+    }
+
     /// The under-store at a prefix of the bucket, which has no slash at either end.
     pub fn mount(&self, prefix: &str) -> Arc<dyn UnderStore> {
         let (uri, traffic) = (format!("bucket://memory/{prefix}"), Traffic::default());
@@ -248,6 +256,8 @@ impl Bucket {
     /// What a request meets, if that is not its end already.
     async fn meet(&self, request: Request, key: &str) -> Result<RequestFault> {
         self.traffic.count_request();
+        // Others get between any two requests, as they do at a server.
+        tokio::task::yield_now().await;
         match (self.hook)(request, key) {
             RequestFault::Fail => Err(store_error(key, "HTTP 500, by a test's wish")),
             RequestFault::Throttled => {
@@ -350,6 +360,7 @@ impl Protocol for Bucket {
 
     async fn get(&self, _call: &Call, key: &str, version: &str, wanted: Wanted) -> Result<Content> {
         let range = wanted.range;
+        assert!(!range.is_empty(), "no request can ask for no bytes");
         let fault = self.meet(Request::Get, key).await?;
         let stored = self.state.lock().objects.get(key).cloned();
         let stored = stored.ok_or_else(|| Error::NotFound { path: key.to_owned() })?;
@@ -384,6 +395,7 @@ impl Protocol for Bucket {
                 chunks.truncate(half);
                 chunks.push(Err(unreachable("the connection was reset, by a test's wish")));
             }
+            RequestFault::Overlong => chunks.push(Err(unreachable("the connection was reset, by a test's wish"))),
             _ => {}
         }
         let version = if fault == RequestFault::OtherVersion { spelled(u64::MAX) } else { found };

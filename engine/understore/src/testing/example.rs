@@ -73,6 +73,8 @@ impl Protocol for Example {
 
     fn rules(&self) -> Rules {
         Rules {
+            writes: true,
+            lists: true,
             // A rename looks for its target under the same lock.
             create_only: Compares::Atomically,
             // Times are as fine as this, and can be set: so two versions never look alike.

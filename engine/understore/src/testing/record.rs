@@ -20,6 +20,8 @@ pub enum Suite {
     Contract,
     /// A day of a user: mount, read, write, rename, delete, crash, unmount.
     Day,
+    /// Logins with every kind of credentials, each of which then wrote and read.
+    Login,
 }
 
 /// What came of a suite that passed.
@@ -35,6 +37,9 @@ pub struct Ran {
     pub passed: usize,
     /// Points that were not tried, with why.
     pub skipped: Vec<(String, String)>,
+    /// Which credentials were used, if that is what the suite is about.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub credentials: Vec<String>,
 }
 
 impl Ran {
@@ -54,13 +59,20 @@ impl Ran {
             server: server.to_owned(),
             passed: report.passed(),
             skipped: skipped.collect(),
+            credentials: Vec::new(),
         }
     }
 
     /// A day that was lived.
     pub fn day(system: &str, server: &str) -> Self {
         let (system, server) = (system.to_owned(), server.to_owned());
-        Self { system, suite: Suite::Day, server, passed: 1, skipped: Vec::new() }
+        Self { system, suite: Suite::Day, server, passed: 1, skipped: Vec::new(), credentials: Vec::new() }
+    }
+
+    /// Credentials with which somebody logged in, wrote and read.
+    pub fn login(system: &str, server: &str, credentials: Vec<String>) -> Self {
+        let (system, server, passed) = (system.to_owned(), server.to_owned(), credentials.len());
+        Self { system, suite: Suite::Login, server, passed, skipped: Vec::new(), credentials }
     }
 
     /// Keeps it, where it is asked for.

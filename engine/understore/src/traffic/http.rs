@@ -32,6 +32,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, Sleep};
 
 use super::{Call, Failure, Operation, Refused, Repeat, Traffic, Turn, Verdict};
+use crate::web::{advice_of_tls, chain};
 
 /// The longest pause that a server may ask for and get.
 const RETRY_AFTER_MAX: Duration = Duration::from_secs(3600);
@@ -145,6 +146,8 @@ fn judge(outcome: &Result<HttpResponse, HttpError>) -> Verdict {
 
 fn failure_of(error: &HttpError) -> Failure {
     match error.kind() {
+        // Somebody is there, who is not trusted, and will not be in a moment.
+        HttpErrorKind::Connect if advice_of_tls(&chain(error)).is_some() => Failure::Refused,
         HttpErrorKind::Connect => Failure::Unreachable,
         HttpErrorKind::Timeout => Failure::TimedOut,
         // Closed before the answer was whole; the request may have been seen.
@@ -307,6 +310,15 @@ mod tests {
                 .into_iter()
                 .all(|status| failure(status) == Some(Failure::Refused))
         );
+    }
+
+    /// Each once took as long as a server that is away.
+    #[test]
+    fn who_is_not_trusted_is_not_asked_again() {
+        let failure = |words| failure_of(&HttpError::new(HttpErrorKind::Connect, std::io::Error::other(words)));
+        assert_eq!(failure("invalid peer certificate: UnknownIssuer"), Failure::Refused);
+        assert_eq!(failure("received corrupt message of type InvalidContentType"), Failure::Refused);
+        assert_eq!(failure("Connection refused (os error 111)"), Failure::Unreachable);
     }
 
     #[test]

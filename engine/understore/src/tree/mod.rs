@@ -33,8 +33,8 @@ use self::{
     version::{is_another, to_stat, version_in},
 };
 use crate::{
-    Capabilities, Condition, Depth, Error, FileId, Landing, Remnant, Result, Settled, Staged, StagedRecord, Stat,
-    StorePath, Swept, Traffic, TrafficSettings, UnderStore, VersionToken,
+    Capabilities, Condition, Depth, Error, FileId, Landing, PATH_BYTES_MAX, Remnant, Result, Settled, Staged,
+    StagedRecord, Stat, StorePath, Swept, Traffic, TrafficSettings, UnderStore, VersionToken,
     store::{Compares, Pages},
 };
 
@@ -74,14 +74,30 @@ impl Tree {
 }
 
 impl Inner {
+    fn capabilities(&self) -> Capabilities {
+        let rules = self.protocol.rules();
+        Capabilities {
+            writes: rules.writes,
+            lists: rules.lists,
+            create_only: rules.create_only,
+            replace: Compares::JustBefore,
+            large_writes: Compares::JustBefore,
+            native_rename: true,
+            real_directories: true,
+            shared_upload: false,
+            descriptors: false,
+            file_bytes_max: None,
+            control_characters: true,
+            refused_characters: rules.refused_characters,
+            path_bytes_max: PATH_BYTES_MAX,
+            drops_parts: false,
+        }
+    }
+
     /// A path that users may name.
     fn path<'a>(&self, path: &'a StorePath) -> Result<&'a str> {
         path.check_unreserved()?;
-        let refused = self.protocol.rules().refused_characters;
-        if let Some(character) = path.as_str().chars().find(|character| refused.contains(*character)) {
-            let reason = format!("names on this under-store hold no {character:?}");
-            return Err(Error::Unnameable { path: path.to_string(), reason });
-        }
+        self.capabilities().check_name(path)?;
         Ok(path.as_str())
     }
 
@@ -235,20 +251,7 @@ impl UnderStore for Tree {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let rules = self.inner.protocol.rules();
-        Capabilities {
-            writes: true,
-            create_only: rules.create_only,
-            replace: Compares::JustBefore,
-            large_writes: Compares::JustBefore,
-            native_rename: true,
-            real_directories: true,
-            shared_upload: false,
-            descriptors: false,
-            control_characters: true,
-            refused_characters: rules.refused_characters,
-            drops_parts: false,
-        }
+        self.inner.capabilities()
     }
 
     fn traffic(&self) -> &Traffic {

@@ -80,6 +80,10 @@ pub(crate) trait Sink: Send + Sync {
 /// What a system promises.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {
+    /// Whether it takes writes.
+    pub(crate) writes: bool,
+    /// Whether it tells what is in a directory.
+    pub(crate) lists: bool,
     /// How a rename onto nothing finds out that there is nothing.
     pub(crate) create_only: Compares,
     /// Where modification times can be set: the step of its clock, in nanoseconds. Files are then told apart by making

@@ -102,6 +102,8 @@ impl Protocol for Fake {
 
     fn rules(&self) -> Rules {
         Rules {
+            writes: true,
+            lists: true,
             create_only: Compares::Atomically,
             mtime_step_ns: self.sets_times.then_some(SECOND_NS),
             keeps_tags: true,

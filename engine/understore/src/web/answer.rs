@@ -90,7 +90,8 @@ impl Answer {
             let reason = format!("it was asked for a {} and answered with another thing; check the endpoint", T::ROOT);
             return Err(store_error(shown, reason));
         }
-        quick_xml::de::from_str(text).map_err(|error| store_error(shown, error))
+        let cut = |error| store_error(shown, format!("its answer is no whole {} ({error}); try again", T::ROOT));
+        quick_xml::de::from_str(text).map_err(cut)
     }
 }
 

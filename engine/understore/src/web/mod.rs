@@ -4,14 +4,16 @@
 //!  adapter ── Request ──▶ Web: signs ──▶ Governed (limits, retries, counts) ──▶ connections of object_store
 //!             Answer  ◀── a whole body, bounded            Opened ◀── a head, and content piece by piece
 //! ```
-//! `object_store` gives connections and every source of credentials. Its own requests lack what a namespace needs: keys
+//! `object_store` gives connections, and the tokens of Google and Azure. Its own requests lack what a namespace needs: keys
 //! that end in a slash, listings that survive a name it cannot parse, metadata on uploads that several processes share,
 //! conditions on completing one, copies that check their source, lists of uploads under way.
 //!
-//! `answer.rs` is what comes back; `text.rs` encodes and decodes what stands in URLs and headers.
+//! `answer.rs` is what comes back; `text.rs` encodes and decodes what stands in URLs and headers; `trust.rs` is whom
+//! connections trust, and what is wrong where they do not.
 
 mod answer;
 mod text;
+mod trust;
 
 use std::{fmt, sync::Arc};
 
@@ -26,6 +28,7 @@ use object_store::{
 pub(crate) use self::{
     answer::{Answer, Document, Opened, header_of},
     text::{STRICT, STRICT_PATH, chain, encode_path, http_time_ms, rfc3339_ms},
+    trust::{CA_FILE, advice_of_tls, certificates, connections, trusting},
 };
 use crate::{Advice, Call, Error, Failure, Operation, Repeat, Result, Traffic, object::store_error};
 
@@ -198,23 +201,9 @@ impl fmt::Debug for Web {
 /// What the lack of an answer means.
 fn connection_error(endpoint: &str, advice: &Advice, shown: &str, error: HttpError) -> Error {
     let (endpoint, reason) = (endpoint.to_owned(), chain(&error));
-    match error.kind() {
-        HttpErrorKind::Connect if is_of_tls(&reason) => Error::Untrusted { endpoint, reason },
-        HttpErrorKind::Decode | HttpErrorKind::Unknown => store_error(shown, error),
+    match (error.kind(), advice_of_tls(&reason)) {
+        (HttpErrorKind::Connect, Some(advice)) => Error::Untrusted { endpoint, reason, advice },
+        (HttpErrorKind::Decode | HttpErrorKind::Unknown, _) => store_error(shown, error),
         _ => Error::Unreachable { endpoint, reason, advice: advice.unreachable },
     }
-}
-
-/// Whether a connection failed in its handshake. The libraries below keep the kinds of these failures to themselves; these
-/// are the words of rustls.
-pub(crate) fn is_of_tls(reason: &str) -> bool {
-    [
-        "invalid peer certificate",
-        "received corrupt message",
-        "received fatal alert",
-        "peer is incompatible",
-        "peer misbehaved",
-    ]
-    .iter()
-    .any(|words| reason.contains(words))
 }

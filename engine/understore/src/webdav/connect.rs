@@ -15,12 +15,12 @@ use crate::{
     Error, MountSpec, Result, Secret, TrafficSettings,
     alias::{Alias, Given, one_name},
     tree::Tree,
+    web::{CA_FILE, certificates},
 };
 
 const USER: &str = "webdav_user";
 const PASSWORD: &str = "webdav_password";
 const TOKEN: &str = "webdav_token";
-const CA_FILE: &str = "ca_certificate_file";
 const INVALID_CERTIFICATES: &str = "allow_invalid_certificates";
 const OPTIONS: &[&str] = &[USER, PASSWORD, TOKEN, CA_FILE, INVALID_CERTIFICATES];
 /// The names that other programs have for the first three.
@@ -153,12 +153,8 @@ fn with_certificates(
         Some(_) => return Err(invalid(INVALID_CERTIFICATES, "it is neither true nor false".to_owned())),
     };
     let Some(file) = ca_file else { return Ok(builder) };
-    let pem = std::fs::read(file).map_err(|error| invalid(CA_FILE, format!("{file}: {error}")))?;
-    match Certificate::from_pem_bundle(&pem) {
-        Ok(certificates) if !certificates.is_empty() => Ok(builder.tls_certs_merge(certificates)),
-        Ok(_) => Err(invalid(CA_FILE, format!("{file} holds no certificate"))),
-        Err(error) => Err(invalid(CA_FILE, format!("{file}: {error}"))),
-    }
+    let certificates = certificates(file, Certificate::from_pem_bundle).map_err(|reason| invalid(CA_FILE, reason))?;
+    Ok(builder.tls_certs_merge(certificates))
 }
 
 #[cfg(test)]

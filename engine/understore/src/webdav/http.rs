@@ -14,7 +14,7 @@ use crate::{
     error::Source,
     traffic::retry_after,
     tree::ADVICE_UNREACHABLE,
-    web::{encode_path, header_of, is_of_tls},
+    web::{advice_of_tls, encode_path, header_of},
 };
 
 /// Bytes of an error's text that are shown.
@@ -97,8 +97,8 @@ pub(super) fn lost(endpoint: &str, path: &str, error: reqwest::Error) -> Error {
         return Error::Store { path: path.to_owned(), source: Source::from(error) };
     }
     let (endpoint, reason) = (endpoint.to_owned(), chain(&error));
-    if error.is_connect() && is_of_tls(&reason) {
-        return Error::Untrusted { endpoint, reason };
+    if let Some(advice) = advice_of_tls(&reason).filter(|_| error.is_connect()) {
+        return Error::Untrusted { endpoint, reason, advice };
     }
     Error::Unreachable { endpoint, reason, advice: ADVICE_UNREACHABLE }
 }

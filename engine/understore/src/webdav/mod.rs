@@ -253,7 +253,10 @@ impl Protocol for Webdav {
     }
 
     fn rules(&self) -> Rules {
+        let is_only_read = self.is_dav.get() == Some(&false);
         Rules {
+            writes: !is_only_read,
+            lists: !is_only_read,
             create_only: Compares::JustBefore,
             mtime_step_ns: None,
             keeps_tags: self.keeps_tags.get().copied().unwrap_or(false),

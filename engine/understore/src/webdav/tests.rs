@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::{Condition, Failure, FileId, MountSpec, StorePath, UnderStore};
+use crate::{Condition, Failure, FileId, MountSpec, Probe, StorePath, UnderStore, diagnose_open};
 
 const FILE: &str = "0123456789";
 const HEAD: &str = "etag: \"one\"\r\nlast-modified: Sun, 22 Nov 2026 17:13:58 GMT\r\n";
@@ -80,6 +80,10 @@ fn plain(has_ranges: bool) -> impl Fn(&str) -> String + Send + Sync {
 async fn a_server_without_webdav_is_read_by_path_and_refuses_the_rest_by_name() {
     let store = mount(&serve(plain(true)).await);
     store.check().await.unwrap();
+    let able = store.capabilities();
+    assert!(!able.writes && !able.lists, "it is known as soon as it was asked");
+    let diagnosis = diagnose_open(&store, false, Probe::Write).await;
+    assert_eq!(diagnosis.failure(), None, "{diagnosis:?}");
     assert_eq!(read(&*store, 0..10).await.unwrap(), FILE);
     assert_eq!(read(&*store, 3..7).await.unwrap(), "3456");
     assert!(matches!(read(&*store, 3..11).await, Err(Error::WrongLength { .. })));

@@ -440,6 +440,7 @@ fn checkup() -> MountCheckup {
             name: "keys".into(),
             result: StepResult::Failed,
             words: "refused".into(),
+            status: Some(Status::PermissionDenied),
             took_us: 1200,
         }],
         abilities: vec![CheckedAbility { name: "rename".into(), answer: "in one step".into(), is_seen: true }],

@@ -1,5 +1,7 @@
 //! Names: odd ones, missing ones, and their order in listings.
 
+use futures::{StreamExt, stream};
+
 use super::*;
 
 pub(super) async fn missing_paths(bench: &Bench) -> Verdict {
@@ -24,6 +26,12 @@ pub(super) async fn root_is_a_directory(bench: &Bench) -> Verdict {
 /// Names that have broken stores, clients or encodings before.
 const ODD: &[&str] = &[
     " leading and trailing ",
+    "%2F",
+    "%2e%2e",
+    "-dash",
+    "...",
+    "..two dots",
+    ".hidden",
     "100%",
     "a%231",
     "a#1",
@@ -42,25 +50,27 @@ const ODD: &[&str] = &[
     "😀",
 ];
 
-pub(super) async fn odd_names(bench: &Bench) -> Verdict {
+/// Directories that are worked on at once: a small server stands a few.
+const AT_ONCE: usize = 4;
+
+/// The odd names that a store may hold, and those that it has to refuse.
+fn odd_of(bench: &Bench) -> (Vec<&'static str>, Vec<&'static str>) {
     let refused = bench.store.capabilities().refused_characters;
-    let (odd, none): (Vec<&str>, Vec<&str>) = ODD.iter().partition(|name| !name.contains(|c| refused.contains(c)));
+    ODD.iter().partition(|name| !name.contains(|c| refused.contains(c)))
+}
+
+pub(super) async fn odd_names(bench: &Bench) -> Verdict {
+    let (odd, none) = odd_of(bench);
     for name in none {
         refused!(bench.put(&bench.at(name), &body(100, 1)).await, Error::Unnameable { .. });
         refused!(bench.store.stat(&bench.at(name)).await, Error::Unnameable { .. });
     }
     for (seed, name) in odd.iter().enumerate() {
         bench.put(&bench.at(name), &body(100, seed as u64)).await?;
-        bench.put(&bench.at(&format!("dir/{name}/f")), &body(50, seed as u64)).await.or_else(|error| match error {
-            // Real directories have to be made first.
-            Error::NotFound { .. } => Ok(VersionToken::new(&[])?),
-            other => Err(other),
-        })?;
     }
     let mut expected: Vec<String> = odd.iter().map(|name| (*name).to_owned()).collect();
     expected.sort();
-    let listed = bench.names(&bench.dir).await?;
-    let files: Vec<String> = listed.into_iter().filter(|name| !name.ends_with('/')).collect();
+    let files = bench.names(&bench.dir).await?;
     // A way that would ask for another file by such a name has to refuse it.
     let is_blank_refused = bench.store.stat(&bench.at(odd[0])).await.is_err();
     expected.retain(|name| name != odd[0] || !is_blank_refused);
@@ -71,13 +81,125 @@ pub(super) async fn odd_names(bench: &Bench) -> Verdict {
     if is_blank_refused {
         return Err(Stop::Skip("names that end in white space are refused; all others hold"));
     }
-    bench.store.rename(&bench.at(odd[1]), &bench.at("renamed %+#"), &Condition::MustNotExist).await?;
-    hold!(bench.get(&bench.at("renamed %+#")).await? == body(100, 1), "the renamed body is another");
-    for name in &odd[2..] {
-        bench.store.delete_file(&bench.at(name)).await?;
+    // To an odd name, and from one.
+    bench.store.mkdir(&bench.at("to")).await?;
+    for (seed, name) in odd.iter().enumerate() {
+        let to = bench.at(&format!("to/{name}"));
+        bench.store.rename(&bench.at(name), &to, &Condition::MustNotExist).await?;
+        hold!(bench.get(&to).await? == body(100, seed as u64), "{name:?} has another body when it is renamed");
     }
-    let left: Vec<String> = bench.names(&bench.dir).await?.into_iter().filter(|name| !name.ends_with('/')).collect();
-    hold!(left == [odd[0], "renamed %+#"], "left are {left:?}");
+    hold!(bench.names(&bench.dir).await? == ["to/"], "renamed files are left");
+    let moved = bench.names(&bench.at("to")).await?;
+    hold!(moved == expected, "renamed are {moved:?}");
+    for name in &odd {
+        bench.store.delete_file(&bench.at(&format!("to/{name}"))).await?;
+    }
+    let left = bench.names(&bench.at("to")).await?;
+    hold!(left.is_empty(), "left are {left:?}");
+    Ok(())
+}
+
+pub(super) async fn odd_names_of_directories(bench: &Bench) -> Verdict {
+    let (odd, none) = odd_of(bench);
+    for name in none {
+        refused!(bench.store.mkdir(&bench.at(name)).await, Error::Unnameable { .. });
+        refused!(bench.names(&bench.at(name)).await, Error::Unnameable { .. });
+        refused!(bench.put(&bench.at(&format!("{name}/f")), &body(1, 1)).await, Error::Unnameable { .. });
+    }
+    let filled: Vec<_> = odd.iter().zip(0..).map(|(name, seed)| fill_directory(bench, name, seed)).collect();
+    stream::iter(filled).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    let mut expected: Vec<&str> = odd.clone();
+    expected.sort_unstable();
+    let expected: Vec<String> = expected.into_iter().map(|name| format!("{name}/")).collect();
+    let listed = bench.names(&bench.dir).await?;
+    hold!(listed == expected, "listed {listed:?}");
+    bench.store.mkdir(&bench.at("to")).await?;
+    let moved: Vec<_> = odd.iter().zip(0..).map(|(name, seed)| move_directory(bench, name, seed)).collect();
+    stream::iter(moved).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    let listed = bench.names(&bench.dir).await?;
+    hold!(listed == ["to/"], "renamed directories are left: {listed:?}");
+    let listed = bench.names(&bench.at("to")).await?;
+    hold!(listed == expected, "renamed are {listed:?}");
+    let deleted: Vec<_> = odd.iter().map(|name| delete_directory(bench, name)).collect();
+    stream::iter(deleted).buffer_unordered(AT_ONCE).try_collect::<Vec<()>>().await?;
+    let left = bench.names(&bench.at("to")).await?;
+    hold!(left.is_empty(), "left are {left:?}");
+    if !bench.store.capabilities().real_directories {
+        implied_directories(bench, &odd, &expected).await?;
+    }
+    Ok(())
+}
+
+/// Directories that nobody made: they are what names have in common.
+async fn implied_directories(bench: &Bench, odd: &[&str], expected: &[String]) -> Verdict {
+    for (seed, name) in odd.iter().enumerate() {
+        bench.put(&bench.at(&format!("implied/{name}/f")), &body(70, seed as u64)).await?;
+    }
+    let listed = bench.names(&bench.at("implied")).await?;
+    hold!(listed == expected, "implied are {listed:?}");
+    for (seed, name) in odd.iter().enumerate() {
+        let dir = bench.at(&format!("implied/{name}"));
+        hold!(!bench.store.stat(&dir).await?.is_file(), "{name:?} is a file");
+        let listed = bench.names(&dir).await?;
+        hold!(listed == ["f"], "{name:?} lists {listed:?}");
+        let got = bench.get(&bench.at(&format!("implied/{name}/f"))).await?;
+        hold!(got == body(70, seed as u64), "another body in {name:?}");
+        bench.store.delete_dir(&dir, Depth::Recursive).await?;
+        refused!(bench.store.stat(&dir).await, Error::NotFound { .. });
+    }
+    Ok(())
+}
+
+/// Makes a directory with a file and with one more directory of the same name, which has a file of its own.
+async fn fill_directory(bench: &Bench, name: &str, seed: u64) -> Verdict {
+    for dir in [name.to_owned(), format!("{name}/{name}")] {
+        bench.store.mkdir(&bench.at(&dir)).await?;
+    }
+    bench.put(&bench.at(&format!("{name}/f")), &body(50, seed)).await?;
+    bench.put(&bench.at(&format!("{name}/{name}/f")), &body(60, seed)).await?;
+    directory_is_whole(bench, name, name, seed).await
+}
+
+/// Holds what was filled against what is at `path` now.
+async fn directory_is_whole(bench: &Bench, path: &str, name: &str, seed: u64) -> Verdict {
+    for dir in [path.to_owned(), format!("{path}/{name}")] {
+        hold!(!bench.store.stat(&bench.at(&dir)).await?.is_file(), "{dir:?} is a file");
+    }
+    let mut expected = [format!("{name}/"), "f".to_owned()];
+    expected.sort_by(|a, b| a.trim_end_matches('/').cmp(b.trim_end_matches('/')));
+    let listed = bench.names(&bench.at(path)).await?;
+    hold!(listed == expected, "{path:?} lists {listed:?}");
+    let listed = bench.names(&bench.at(&format!("{path}/{name}"))).await?;
+    hold!(listed == ["f"], "{path:?} lists {listed:?} within");
+    hold!(bench.get(&bench.at(&format!("{path}/f"))).await? == body(50, seed), "another body in {path:?}");
+    let inner = bench.get(&bench.at(&format!("{path}/{name}/f"))).await?;
+    hold!(inner == body(60, seed), "another body within {path:?}");
+    Ok(())
+}
+
+/// Renames a file within the directory and back, and then the directory with all that is in it.
+async fn move_directory(bench: &Bench, name: &str, seed: u64) -> Verdict {
+    let (from, to) = (bench.at(name), format!("to/{name}"));
+    let (file, other) = (bench.at(&format!("{name}/f")), bench.at(&format!("{name}/{name}/g")));
+    bench.store.rename(&file, &other, &Condition::MustNotExist).await?;
+    refused!(bench.store.stat(&file).await, Error::NotFound { .. });
+    hold!(bench.get(&other).await? == body(50, seed), "another body in {name:?}");
+    bench.store.rename(&other, &file, &Condition::MustNotExist).await?;
+    bench.store.rename(&from, &bench.at(&to), &Condition::MustNotExist).await?;
+    refused!(bench.store.stat(&from).await, Error::NotFound { .. });
+    directory_is_whole(bench, &to, name, seed).await
+}
+
+/// Deletes the moved directory: its file, the directory in it with what it holds, and itself when it is empty.
+async fn delete_directory(bench: &Bench, name: &str) -> Verdict {
+    let dir = bench.at(&format!("to/{name}"));
+    refused!(bench.store.delete_dir(&dir, Depth::Empty).await, Error::NotEmpty { .. });
+    bench.store.delete_dir(&bench.at(&format!("to/{name}/{name}")), Depth::Recursive).await?;
+    let listed = bench.names(&dir).await?;
+    hold!(listed == ["f"], "{name:?} still lists {listed:?}");
+    bench.store.delete_file(&bench.at(&format!("to/{name}/f"))).await?;
+    bench.store.delete_dir(&dir, Depth::Empty).await?;
+    refused!(bench.store.stat(&dir).await, Error::NotFound { .. });
     Ok(())
 }
 
@@ -97,6 +219,93 @@ pub(super) async fn names_of_the_greatest_length(bench: &Bench) -> Verdict {
     bench.put(&bench.at(&name), &body(10, 1)).await?;
     hold!(bench.names(&bench.dir).await? == [name.clone()], "it is not listed as it was written");
     hold!(bench.get(&bench.at(&name)).await? == body(10, 1), "it has another body");
+    bench.store.delete_file(&bench.at(&name)).await?;
+    // What stands for an empty directory may need a name of its own that is longer.
+    let is_marked = match bench.store.mkdir(&bench.at(&name)).await {
+        Err(Error::Unnameable { .. }) if !bench.store.capabilities().real_directories => false,
+        made => made.map(|()| true)?,
+    };
+    bench.put(&bench.at(&format!("{name}/f")), &body(10, 2)).await?;
+    hold!(bench.names(&bench.dir).await? == [format!("{name}/")], "the directory is not listed as it was made");
+    hold!(bench.names(&bench.at(&name)).await? == ["f"], "it does not list what is in it");
+    hold!(bench.get(&bench.at(&format!("{name}/f"))).await? == body(10, 2), "what is in it has another body");
+    if !is_marked {
+        return Err(Stop::Skip("empty directories of the longest names are refused; files and full directories hold"));
+    }
+    Ok(())
+}
+
+/// Bytes of a path that every store holds, but for what the prefix takes of its keys.
+const LONG_PATH_BYTES: usize = 1024;
+
+/// A path of so many bytes from the mount on, whose last name is made of one letter. No name is near its own bound.
+fn path_of(bench: &Bench, bytes: usize, letter: &str) -> StorePath {
+    let mut text = bench.dir.to_string();
+    while bytes - text.len() > 220 {
+        text.push('/');
+        text.push_str(&"d".repeat(100));
+    }
+    text.push('/');
+    text.push_str(&letter.repeat(bytes - text.len()));
+    StorePath::parse(&text).expect("it is a path")
+}
+
+/// What stores count with the mounted prefix is used to the last byte. One more is refused by name, never cut.
+pub(super) async fn paths_of_the_greatest_length(bench: &Bench) -> Verdict {
+    let (store, bytes_max) = (&bench.store, bench.store.capabilities().path_bytes_max);
+    let bytes = bytes_max.min(LONG_PATH_BYTES);
+    let (longest, moved, dir) = (path_of(bench, bytes, "l"), path_of(bench, bytes, "m"), path_of(bench, bytes, "n"));
+    let parent = longest.parent().expect("it is in the point's directory");
+    if store.capabilities().real_directories {
+        for (at, _) in parent.as_str().match_indices('/').skip_while(|(at, _)| *at <= bench.dir.as_str().len()) {
+            store.mkdir(&StorePath::parse(&parent.as_str()[..at])?).await?;
+        }
+        store.mkdir(&parent).await?;
+    }
+    bench.put(&longest, &body(10, 1)).await?;
+    hold!(bench.names(&parent).await? == [longest.name()], "it is not listed as it was written");
+    hold!(bench.get(&longest).await? == body(10, 1), "it has another body");
+    store.rename(&longest, &moved, &Condition::MustNotExist).await?;
+    refused!(store.stat(&longest).await, Error::NotFound { .. });
+    refused!(bench.names(&longest).await, Error::NotFound { .. });
+    refused!(bench.names(&moved).await, Error::NotADirectory { .. });
+    hold!(bench.get(&moved).await? == body(10, 1), "it has another body when it is renamed");
+    // What is large may need names of its own beside the key.
+    match bench.put(&longest, &body(LARGE_BYTES, 2)).await {
+        Ok(_) => hold!(bench.get(&longest).await? == body(LARGE_BYTES, 2), "it has another body when it is large"),
+        Err(Error::Unnameable { .. }) => refused!(store.stat(&longest).await, Error::NotFound { .. }),
+        Err(other) => return Err(other.into()),
+    }
+    // And a directory a slash behind it.
+    match store.mkdir(&dir).await {
+        Ok(()) => {
+            hold!(bench.names(&dir).await?.is_empty(), "a new directory has entries");
+            store.delete_dir(&dir, Depth::Empty).await?;
+        }
+        Err(Error::Unnameable { .. }) => {}
+        Err(other) => return Err(other.into()),
+    }
+    refused!(store.stat(&dir).await, Error::NotFound { .. });
+    if bytes == bytes_max {
+        longer_paths_are_refused(bench, &moved, bytes).await?;
+    }
+    store.delete_dir(&bench.dir, Depth::Recursive).await?;
+    refused!(store.stat(&moved).await, Error::NotFound { .. });
+    Ok(())
+}
+
+/// Where paths end before they do everywhere: what is too long is refused, and what would become so is left as it is.
+async fn longer_paths_are_refused(bench: &Bench, held: &StorePath, bytes: usize) -> Verdict {
+    let (store, long) = (&bench.store, path_of(bench, bytes + 1, "l"));
+    refused!(store.stat(&long).await, Error::Unnameable { .. });
+    refused!(bench.names(&long).await, Error::Unnameable { .. });
+    refused!(bench.put(&long, &body(1, 1)).await, Error::Unnameable { .. });
+    refused!(store.mkdir(&long).await, Error::Unnameable { .. });
+    refused!(store.rename(held, &long, &Condition::MustNotExist).await, Error::Unnameable { .. });
+    let first = &held.as_str()[..bench.dir.as_str().len() + 1 + 100];
+    let (from, to) = (StorePath::parse(first)?, StorePath::parse(&format!("{first}d"))?);
+    refused!(store.rename(&from, &to, &Condition::MustNotExist).await, Error::Unnameable { .. });
+    hold!(bench.get(held).await? == body(10, 1), "what was not renamed has another body");
     Ok(())
 }
 

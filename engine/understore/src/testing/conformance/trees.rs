@@ -112,6 +112,23 @@ pub(super) async fn rename_directory(bench: &Bench) -> Verdict {
     hold!(bench.get(&bench.at("n/e/g")).await? == body(100, 1), "n/e/g has another body");
     hold!(bench.get(&bench.at("n/e/large")).await? == body(LARGE_BYTES, 3), "n/e/large has another body");
     hold!(bench.get(&bench.at("dx/f")).await? == body(100, 2), "a neighbour moved");
+    as_many_requests_as_declared(bench).await
+}
+
+/// One step asks as much for a directory of many files as for one of few; a store in memory asks nothing.
+async fn as_many_requests_as_declared(bench: &Bench) -> Verdict {
+    const FILES: u64 = 20;
+    bench.store.mkdir(&bench.at("many")).await?;
+    for number in 0..FILES {
+        bench.put(&bench.at(&format!("many/{number}")), &body(1, number)).await?;
+    }
+    let before = bench.store.traffic().totals().requests;
+    bench.store.rename(&bench.at("many"), &bench.at("moved"), &Condition::MustNotExist).await?;
+    let asked = bench.store.traffic().totals().requests - before;
+    match bench.store.capabilities().native_rename {
+        true => hold!(asked < FILES, "a rename declared to be one step took {asked} requests for {FILES} files"),
+        false => hold!(asked == 0 || asked > FILES, "a rename declared to copy {FILES} files took {asked} requests"),
+    }
     Ok(())
 }
 

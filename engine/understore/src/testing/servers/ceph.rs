@@ -10,7 +10,7 @@ use super::{
     http::get,
     install::{Installed, install, scripts},
     ports::Ports,
-    s3_bucket::S3Bucket,
+    s3_bucket::{REGION, S3Bucket},
     server::{Processes, Server},
 };
 use crate::MountSpec;
@@ -116,7 +116,7 @@ impl CephGateway {
         let cluster = Cluster::start(store, Serves::Gateway, &keys).await?;
         let ports = Ports::take()?;
         let guard = launch(&cluster, ports[0])?;
-        let bucket = S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key, secret };
+        let bucket = S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), region: REGION, key, secret };
         let mut gateway = Self { guard, cluster, store, installed, ports, bucket, swift_key };
         gateway.wait().await?;
         gateway.bucket.make().await?;

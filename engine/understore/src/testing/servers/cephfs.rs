@@ -46,6 +46,15 @@ impl CephFs {
         &self.installed.version
     }
 
+    /// Ends every daemon by SIGKILL and starts them again; it stays mounted. Only what is on [`CephStore::Bluestore`] is
+    /// there again.
+    ///
+    /// # Errors
+    /// As [`CephFs::start`].
+    pub async fn restart(&mut self) -> io::Result<()> {
+        self.cluster.restart().await
+    }
+
     /// Unmounts it and ends the cluster.
     ///
     /// # Errors

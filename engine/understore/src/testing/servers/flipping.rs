@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    answering::{Answering, Body, whole},
+    answering::{Answering, Body, passed, whole},
     http::send,
 };
 use crate::{MountSpec, Secret};
@@ -99,12 +99,12 @@ async fn forward(damages: &[Damages; 2], upstream: &str, request: Request<Incomi
     let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
     parts.uri = format!("http://{upstream}{target}").parse::<Uri>().map_err(io::Error::other)?;
     let len = length(&parts.headers);
-    let body = if damages[Way::There as usize].strikes(len) { flipped(body).await? } else { body.boxed() };
+    let body = if damages[Way::There as usize].strikes(len) { flipped(body).await? } else { passed(body) };
     let is_get = parts.method == http::Method::GET;
     let answer = send(Request::from_parts(parts, body)).await?;
     let is_content = is_get && answer.status().is_success();
     if !is_content || !damages[Way::Back as usize].strikes(length(answer.headers())) {
-        return Ok(answer.map(BodyExt::boxed));
+        return Ok(answer.map(passed));
     }
     let (parts, body) = answer.into_parts();
     Ok(Response::from_parts(parts, flipped(body).await?))

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
+    process::Command,
 };
 
 use tempfile::TempDir;
@@ -17,4 +18,14 @@ pub(super) fn key() -> io::Result<String> {
 /// The folder of one server.
 pub(super) fn folder(system: &str) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix(&format!("citius-{system}-")).tempdir()
+}
+
+/// What `openssl` writes.
+pub(super) fn openssl(arguments: &[&str]) -> io::Result<Vec<u8>> {
+    let output = Command::new("openssl").args(arguments).output()?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    let why = String::from_utf8_lossy(&output.stderr).into_owned();
+    Err(io::Error::other(format!("openssl {}: {why}", arguments.join(" "))))
 }

@@ -10,7 +10,7 @@ use super::{
     http::get,
     install::{Installed, install},
     ports::Ports,
-    s3_bucket::S3Bucket,
+    s3_bucket::{REGION, S3Bucket},
     server::{Processes, Server},
 };
 
@@ -33,11 +33,19 @@ impl Minio {
     /// # Errors
     /// When it cannot be installed or does not answer; with the end of its log.
     pub async fn start() -> io::Result<Self> {
+        Self::start_in(REGION).await
+    }
+
+    /// Starts it in a region. It takes signatures for that one alone.
+    ///
+    /// # Errors
+    /// As [`Minio::start`].
+    pub async fn start_in(region: &'static str) -> io::Result<Self> {
         let installed = install("minio").await?;
         let folder = fresh::folder("minio")?;
         let ports = Ports::take()?;
-        let bucket =
-            S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key: fresh::key()?, secret: fresh::key()? };
+        let endpoint = format!("http://127.0.0.1:{}", ports[0]);
+        let bucket = S3Bucket { endpoint, region, key: fresh::key()?, secret: fresh::key()? };
         let guard = launch(&installed, &folder, &ports, &bucket)?;
         let mut minio = Self { guard, folder, installed, bucket, ports };
         minio.wait().await?;
@@ -94,6 +102,7 @@ fn launch(installed: &Installed, folder: &TempDir, ports: &Ports<1>, bucket: &S3
         .arg(folder.path().join("data"))
         .env("MINIO_ROOT_USER", key)
         .env("MINIO_ROOT_PASSWORD", secret)
+        .env("MINIO_SITE_REGION", bucket.region)
         // No console, and no question whether there is a newer one.
         .env("MINIO_BROWSER", "off")
         .env("MINIO_UPDATE", "off")

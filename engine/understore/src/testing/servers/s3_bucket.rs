@@ -14,10 +14,14 @@ const NAME: &str = "citius-test";
 const READY_PATIENCE: Duration = Duration::from_secs(240);
 const TRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// The region of a server that was told none.
+pub(super) const REGION: &str = "us-east-1";
+
 /// Where a bucket is, and with which keys.
 #[derive(Debug)]
 pub struct S3Bucket {
     pub(super) endpoint: String,
+    pub(super) region: &'static str,
     pub(super) key: String,
     pub(super) secret: String,
 }
@@ -45,7 +49,7 @@ impl S3Bucket {
             .option("aws_endpoint", &self.endpoint)
             .option("aws_access_key_id", &self.key)
             .option("aws_secret_access_key", &self.secret)
-            .option("aws_region", "us-east-1")
+            .option("aws_region", self.region)
             .option("aws_allow_http", "true")
     }
 

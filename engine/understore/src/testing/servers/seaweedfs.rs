@@ -16,7 +16,7 @@ use super::{
     http::get,
     install::{Installed, install},
     ports::Ports,
-    s3_bucket::S3Bucket,
+    s3_bucket::{REGION, S3Bucket},
     server::{Processes, Server},
 };
 
@@ -61,8 +61,8 @@ impl SeaweedFs {
         let installed = install("seaweedfs").await?;
         let folder = fresh::folder("seaweedfs")?;
         let ports = Ports::take()?;
-        let bucket =
-            S3Bucket { endpoint: format!("http://127.0.0.1:{}", ports[0]), key: fresh::key()?, secret: fresh::key()? };
+        let endpoint = format!("http://127.0.0.1:{}", ports[0]);
+        let bucket = S3Bucket { endpoint, region: REGION, key: fresh::key()?, secret: fresh::key()? };
         let guest = (fresh::key()?, fresh::key()?);
         write_keys(&folder, &bucket, &guest, access)?;
         let guard = launch(&installed, &folder, &ports)?;

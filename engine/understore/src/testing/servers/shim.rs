@@ -33,7 +33,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::{
-    answering::{Answering, Body, whole},
+    answering::{Answering, Body, passed, whole},
     fresh,
     http::send,
     seaweedfs::{Access, SeaweedFs},
@@ -48,7 +48,7 @@ use crate::{
 /// Generations that are remembered; who conditions on an older one is told that it is not the object's.
 const GENERATIONS_MAX: usize = 1 << 16;
 /// Where the bucket of OSS is said to be.
-const OSS_REGION: &str = "cn-citius";
+pub(super) const OSS_REGION: &str = "cn-citius";
 
 /// Whose headers are spoken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +147,11 @@ impl StandIn {
         format!("http://{}", self.proxy.address)
     }
 
+    /// Whose headers it speaks.
+    pub fn dialect(&self) -> Dialect {
+        self.shim.dialect
+    }
+
     /// The bucket that was made.
     pub fn bucket(&self) -> &'static str {
         self.seaweedfs.s3().name()
@@ -231,7 +236,7 @@ impl Shim {
                 let digest = self.check_content(&mut parts.headers, &content).await?;
                 (whole(content), Some(digest))
             }
-            false => (body.boxed(), None),
+            false => (passed(body), None),
         };
         let mut answer = send(Request::from_parts(parts, body)).await.map_err(|error| away(error.to_string()))?;
         if let (Some(digest), Some(etag), true) = (digest, answer.headers().get(ETAG), answer.status().is_success()) {
@@ -247,7 +252,7 @@ impl Shim {
         }
         self.answer_of_s3(answer.headers_mut());
         if !is_list || self.dialect != Dialect::Gcs {
-            return Ok(answer.map(BodyExt::boxed));
+            return Ok(answer.map(passed));
         }
         let (mut parts, body) = answer.into_parts();
         let body = body.collect().await.map_err(|error| away(error.to_string()))?.to_bytes();
@@ -399,7 +404,7 @@ impl Shim {
 }
 
 /// The headers that a signature names, or all if it names none: what is added on the way is not signed.
-fn signed(parts: &Parts, authorization: &str) -> HeaderMap {
+pub(super) fn signed(parts: &Parts, authorization: &str) -> HeaderMap {
     let named = authorization.split_once("SignedHeaders=").and_then(|(_, rest)| rest.split(',').next());
     let is_signed = |name: &HeaderName| named.is_none_or(|named| named.split(';').any(|signed| name == signed));
     let headers = parts.headers.iter().filter(|(name, _)| is_signed(name));

@@ -1,4 +1,4 @@
-//! OpenStack Swift itself, with logins of version 1 (tempauth).
+//! OpenStack Swift itself, with logins of version 1 (tempauth); and its daemons, whoever logs in.
 
 use std::{io, process::Command};
 
@@ -17,16 +17,81 @@ use super::{
 use crate::MountSpec;
 
 const USER: &str = "citius:swift";
-const CONTAINER: &str = "citius-test";
+pub(super) const CONTAINER: &str = "citius-test";
 
-/// A running Swift with one container. Needs root.
+/// The running daemons of a Swift. Need root.
 #[derive(Debug)]
-pub struct Swift {
+pub(super) struct Daemons {
     guard: Guard,
     start: Command,
     folder: TempDir,
     installed: Installed,
     ports: Ports<5>,
+}
+
+impl Daemons {
+    /// Starts them. What is in their environment says whose tokens they take.
+    pub(super) async fn start(environment: &[(&str, String)]) -> io::Result<Self> {
+        let installed = install("swift").await?;
+        let folder = fresh::folder("swift")?;
+        let ports = Ports::take()?;
+        let mut start = Command::new(scripts().join("swift"));
+        start.arg(folder.path()).args(ports.numbers().map(|port| port.to_string()));
+        start.envs(environment.iter().map(|(name, value)| (name, value)));
+        let guard = Guard::start(folder.path(), "swift", Walls::PROCESSES, &start)?;
+        Ok(Self { guard, start, folder, installed, ports })
+    }
+
+    /// Waits until they make a container for who logs in, for which accounts and containers are needed, and have no such file
+    /// in it, which the server of objects alone can say. A login gives the URL of its account, and a token.
+    pub(super) async fn wait(&mut self, log_in: impl AsyncFn() -> io::Result<(String, String)>) -> io::Result<()> {
+        self.guard
+            .ready(async || {
+                let (account, token) = log_in().await?;
+                let container = format!("{account}/{CONTAINER}");
+                let ask = async |method: Method, url: &str| {
+                    let ask = Request::builder().method(method).uri(url).header("x-auth-token", &token);
+                    Ok::<_, io::Error>(call(ask.body(Bytes::new()).map_err(io::Error::other)?).await?.status())
+                };
+                let made = ask(Method::PUT, &container).await?;
+                let found = ask(Method::GET, &format!("{container}/nothing")).await?;
+                if made.is_success() && found == StatusCode::NOT_FOUND {
+                    return Ok(());
+                }
+                Err(io::Error::other(format!("a container is answered by {made}, what is not in it by {found}")))
+            })
+            .await
+    }
+
+    /// Ends them by SIGKILL and starts them again with the same ports and data.
+    pub(super) fn restart(&mut self) -> io::Result<()> {
+        self.guard.end();
+        self.guard = Guard::start(self.folder.path(), "swift", Walls::PROCESSES, &self.start)?;
+        Ok(())
+    }
+
+    pub(super) fn stop(&mut self) -> io::Result<()> {
+        self.guard.stop()
+    }
+
+    /// A URL of the proxy, whose path begins with a slash.
+    pub(super) fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.ports[0])
+    }
+
+    pub(super) fn version(&self) -> &str {
+        &self.installed.version
+    }
+
+    pub(super) fn guard(&self) -> &Guard {
+        &self.guard
+    }
+}
+
+/// A running Swift with one container. Needs root.
+#[derive(Debug)]
+pub struct Swift {
+    daemons: Daemons,
     key: String,
 }
 
@@ -36,21 +101,16 @@ impl Swift {
     /// # Errors
     /// When it cannot be installed or does not answer; with the end of its log.
     pub async fn start() -> io::Result<Self> {
-        let installed = install("swift").await?;
-        let folder = fresh::folder("swift")?;
-        let ports = Ports::take()?;
         let key = fresh::key()?;
-        let mut start = Command::new(scripts().join("swift"));
-        start.arg(folder.path()).args(ports.numbers().map(|port| port.to_string())).env("CITIUS_TEST_SWIFT_KEY", &key);
-        let guard = Guard::start(folder.path(), "swift", Walls::PROCESSES, &start)?;
-        let mut swift = Self { guard, start, folder, installed, ports, key };
+        let daemons = Daemons::start(&[("CITIUS_TEST_SWIFT_KEY", key.clone())]).await?;
+        let mut swift = Self { daemons, key };
         swift.wait().await?;
         Ok(swift)
     }
 
     /// Where clients log in.
     pub fn auth_url(&self) -> String {
-        format!("http://127.0.0.1:{}/auth/v1.0", self.ports[0])
+        self.daemons.url("/auth/v1.0")
     }
 
     /// User and key.
@@ -75,7 +135,7 @@ impl Swift {
 
     /// Its version.
     pub fn version(&self) -> &str {
-        &self.installed.version
+        self.daemons.version()
     }
 
     /// Ends it by SIGKILL and starts it again with the same ports, key and data; tokens from before are refused.
@@ -83,8 +143,7 @@ impl Swift {
     /// # Errors
     /// As [`Swift::start`].
     pub async fn restart(&mut self) -> io::Result<()> {
-        self.guard.end();
-        self.guard = Guard::start(self.folder.path(), "swift", Walls::PROCESSES, &self.start)?;
+        self.daemons.restart()?;
         self.wait().await
     }
 
@@ -93,32 +152,20 @@ impl Swift {
     /// # Errors
     /// When a process of it is left.
     pub fn stop(mut self) -> io::Result<()> {
-        self.guard.stop()
+        self.daemons.stop()
     }
 
-    /// Waits until it makes a container, for which accounts and containers are needed, and has no such file in it, which
-    /// its server of objects alone can say.
     async fn wait(&mut self) -> io::Result<()> {
         let (auth_url, key) = (self.auth_url(), &self.key);
-        self.guard
-            .ready(async || {
+        self.daemons
+            .wait(async || {
                 let login = Request::get(&auth_url).header("x-auth-user", USER).header("x-auth-key", key);
                 let answer = call(login.body(Bytes::new()).map_err(io::Error::other)?).await?;
                 let said = |name: &str| {
-                    let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
+                    let value = answer.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
                     value.ok_or_else(|| io::Error::other(format!("a login is answered by {}", answer.status())))
                 };
-                let container = format!("{}/{CONTAINER}", said("x-storage-url")?);
-                let ask = async |method: Method, url: &str| {
-                    let ask = Request::builder().method(method).uri(url).header("x-auth-token", said("x-auth-token")?);
-                    Ok::<_, io::Error>(call(ask.body(Bytes::new()).map_err(io::Error::other)?).await?.status())
-                };
-                let made = ask(Method::PUT, &container).await?;
-                let found = ask(Method::GET, &format!("{container}/nothing")).await?;
-                if made.is_success() && found == StatusCode::NOT_FOUND {
-                    return Ok(());
-                }
-                Err(io::Error::other(format!("a container is answered by {made}, what is not in it by {found}")))
+                Ok((said("x-storage-url")?, said("x-auth-token")?))
             })
             .await
     }
@@ -126,6 +173,6 @@ impl Swift {
 
 impl Server for Swift {
     fn processes(&self) -> Processes<'_> {
-        Processes(vec![&self.guard])
+        Processes(vec![self.daemons.guard()])
     }
 }
