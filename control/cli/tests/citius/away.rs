@@ -77,7 +77,9 @@ impl Door {
     }
 
     fn open(&mut self) {
-        let listener = TcpListener::bind(self.address()).unwrap();
+        // A listener is open for a moment more in each process that was being started when it was closed here.
+        let listener =
+            poll("the address is free again", || TcpListener::bind(self.address()).map_err(|e| e.to_string()));
         let (state, server) = (Arc::clone(&self.state), self.server.clone());
         state.left.store(i64::MAX, Ordering::SeqCst);
         state.shut.store(false, Ordering::SeqCst);

@@ -7,16 +7,19 @@
 use std::{
     fs::{self, File},
     io::{self, Read},
-    net::TcpListener,
+    net::TcpStream,
     ops::{Index, RangeInclusive},
     os::{
         linux::net::SocketAddrExt,
         unix::net::{SocketAddr, UnixListener},
     },
+    time::Duration,
 };
 
 /// Where well-known services are seldom found.
 const FIRST: u16 = 10_000;
+/// A port of this machine that does not answer at once is somebody's.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Ports that are this value's as long as it lives.
 #[derive(Debug)]
@@ -77,12 +80,19 @@ fn given_out() -> io::Result<RangeInclusive<u16>> {
 fn reserve(port: u16) -> Option<UnixListener> {
     let name = SocketAddr::from_abstract_name(format!("citius-test-port-{port}")).ok()?;
     let reservation = UnixListener::bind_addr(&name).ok()?;
-    TcpListener::bind(("127.0.0.1", port)).is_ok().then_some(reservation)
+    is_free(port).then_some(reservation)
+}
+
+/// Whether nobody listens there. Asked and not tried: a listener of ours would stay in each process that another thread is
+/// about to start, until that becomes its program, and be in the way of the server meant to have the port.
+fn is_free(port: u16) -> bool {
+    let answer = TcpStream::connect_timeout(&([127, 0, 0, 1], port).into(), ANSWER_TIMEOUT);
+    answer.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::{collections::HashSet, net::TcpListener, time::Instant};
 
     use super::*;
 
@@ -104,6 +114,10 @@ mod tests {
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         assert!(reserve(port).is_none(), "somebody listens there");
         drop(listener);
-        assert!(reserve(port).is_some());
+        // Other tests start programs meanwhile, and what was open here is so there for a moment.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while reserve(port).is_none() {
+            assert!(Instant::now() < deadline, "kept though nobody listens");
+        }
     }
 }
