@@ -2,10 +2,9 @@
 
 use crate::client::status;
 use crate::rig::{Rig, eventually, register};
+use citius_understore::testing::servers::scripted;
 use citius_wire::{Operation, Outcome, Status, WriteType};
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 fn add(path: &str, uri: &str, read_only: bool) -> Operation {
@@ -112,36 +111,21 @@ fn a_mount_that_does_not_open_is_degraded_and_comes_back() {
 
 /// A web server without WebDAV that has one file; it tells by which methods it was asked.
 fn web_server() -> (String, Arc<Mutex<Vec<String>>>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let uri = format!("http://{}/folder", listener.local_addr().unwrap());
     let methods = Arc::<Mutex<Vec<String>>>::default();
     let told = Arc::clone(&methods);
-    // It ends with the test's process.
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                if stream.read(&mut byte).unwrap_or(0) == 0 {
-                    break;
-                }
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8(head).unwrap();
-            let mut words = head.split(' ');
-            let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
-            told.lock().unwrap().push(method.to_owned());
-            let status = match (method, path) {
-                ("HEAD", "/folder/f") => "200 OK\r\ncontent-length: 10\r\netag: \"one\"",
-                ("HEAD", "/folder/") => "403 Forbidden\r\ncontent-length: 0",
-                ("HEAD", _) => "404 Not Found\r\ncontent-length: 0",
-                _ => "405 Method Not Allowed\r\ncontent-length: 0",
-            };
-            let _ = write!(stream, "HTTP/1.1 {status}\r\nconnection: close\r\n\r\n");
-        }
+    let endpoint = scripted(usize::MAX, move |head| {
+        let mut words = head.split(' ');
+        let (method, path) = (words.next().unwrap(), words.next().unwrap_or_default());
+        told.lock().unwrap().push(method.to_owned());
+        let status = match (method, path) {
+            ("HEAD", "/folder/f") => "200 OK\r\ncontent-length: 10\r\netag: \"one\"",
+            ("HEAD", "/folder/") => "403 Forbidden\r\ncontent-length: 0",
+            ("HEAD", _) => "404 Not Found\r\ncontent-length: 0",
+            _ => "405 Method Not Allowed\r\ncontent-length: 0",
+        };
+        format!("HTTP/1.1 {status}\r\nconnection: close\r\n\r\n").into_bytes()
     });
-    (uri, methods)
+    (format!("{}/folder", endpoint.unwrap()), methods)
 }
 
 /// What it can do is known when it is mounted, and asked before anything is logged or sent.

@@ -2,10 +2,9 @@
 
 use crate::bucket::Prefix;
 use crate::support::{Process, citius, put};
-use citius_understore::testing::servers::{Certified, Tls};
+use citius_understore::testing::servers::{Certified, Tls, scripted};
 use serde_json::Value;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -42,28 +41,6 @@ fn with(options: &[String], name: &str, value: &str) -> Vec<String> {
     }
     changed.extend(["--option".to_owned(), format!("{name}={value}")]);
     changed
-}
-
-/// Answers each request with the same words.
-fn answering(answer: &'static str) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    // It ends with the test's process.
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let mut stream = stream.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                if stream.read(&mut byte).unwrap_or(0) == 0 {
-                    break;
-                }
-                head.push(byte[0]);
-            }
-            let _ = stream.write_all(answer.as_bytes());
-        }
-    });
-    endpoint
 }
 
 #[test]
@@ -302,7 +279,10 @@ fn a_clock_that_is_wrong_is_named() {
 #[test]
 fn amazon_s_refusals_are_understood() {
     let bucket = Prefix::new("refusals");
-    let at = |answer| with(&bucket.options(), "aws_endpoint", &answering(answer));
+    let at = |answer: &'static str| {
+        let endpoint = scripted(usize::MAX, move |_| answer.into()).unwrap();
+        with(&bucket.options(), "aws_endpoint", &endpoint)
+    };
     let moved = "HTTP/1.1 301 Moved Permanently\r\nconnection: close\r\nx-amz-bucket-region: eu-west-1\r\n\
                  content-length: 69\r\n\r\n<Error><Code>PermanentRedirect</Code><Message>moved</Message></Error>";
     let (step, words) = failure(USAGE, &bucket.uri(), &at(moved));

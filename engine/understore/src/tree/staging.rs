@@ -28,6 +28,8 @@ use crate::{
 
 /// A sweep may remove the empty folder between our making it and using it.
 const CREATE_ATTEMPTS_MAX: usize = 8;
+/// Writes that replace one file at once make some servers say of each other's renames that there is nothing.
+const PUBLISH_ATTEMPTS_MAX: usize = 4;
 /// Temporaries that one sweep looks at.
 const SWEEP_NAMES_MAX: usize = 1_000_000;
 
@@ -137,6 +139,23 @@ impl Inner {
 
     /// Renames a sealed temporary to its path, on behalf of whichever process sealed it.
     pub(super) async fn publish(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
+        for _ in 1..PUBLISH_ATTEMPTS_MAX {
+            match self.publish_once(record, condition).await {
+                // Of what nobody sees missing.
+                Err(Error::NotFound { .. }) if self.has_parent(&record.path).await? => {}
+                other => return other,
+            }
+        }
+        self.publish_once(record, condition).await
+    }
+
+    async fn has_parent(&self, path: &StorePath) -> Result<bool> {
+        let parent = path.parent().expect("only the root has none");
+        Ok(self.look(parent.as_str()).await?.is_some())
+    }
+
+    /// [`Error::NotFound`] says that the temporary is there, and the place for it was not.
+    async fn publish_once(&self, record: &StagedRecord, condition: &Condition) -> Result<VersionToken> {
         let path = self.movable(&record.path)?;
         let temp = temp_in(record)?;
         let (node, target) = try_join(self.look(temp), self.look(path)).await?;

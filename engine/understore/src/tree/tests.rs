@@ -35,6 +35,8 @@ struct Fake {
     fault: Arc<Mutex<Option<(u64, bool)>>>,
     /// Whether every call is lost.
     is_away: Arc<AtomicBool>,
+    /// So many renames are told that there is nothing, though there is.
+    renames_missed: Arc<AtomicU64>,
     sets_times: bool,
 }
 
@@ -49,6 +51,7 @@ impl Fake {
             calls,
             fault: Arc::default(),
             is_away: Arc::default(),
+            renames_missed: Arc::default(),
             sets_times,
         }
     }
@@ -162,7 +165,9 @@ impl Protocol for Fake {
 
     async fn rename(&self, from: &str, to: &str, replace: bool) -> Result<()> {
         self.call(|disk| {
-            if !disk.contains_key(parent_of(to)) {
+            let miss = |left: u64| left.checked_sub(1);
+            let is_missed = self.renames_missed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, miss).is_ok();
+            if is_missed || !disk.contains_key(parent_of(to)) {
                 return missing(to);
             }
             if !replace && disk.contains_key(to) {
@@ -299,6 +304,27 @@ async fn a_write_that_stops_anywhere_is_settled_truly() {
             }
         }
     }
+}
+
+/// Apache says 404 to a MOVE whose target another one replaces at the same moment.
+#[tokio::test]
+async fn a_rename_that_misses_what_is_there_is_tried_again_and_not_for_ever() {
+    let fake = Fake::new(true);
+    let tree = fake.tree();
+    fake.renames_missed.store(2, Ordering::Relaxed);
+    write(&tree, "d/f", 1, b"first").await.unwrap();
+    assert_eq!(read(&tree, "d/f").await.unwrap(), b"first");
+    fake.renames_missed.store(1000, Ordering::Relaxed);
+    let refused = write(&tree, "d/f", 2, b"second").await;
+    assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    assert!(fake.renames_missed.load(Ordering::Relaxed) > 980);
+    fake.renames_missed.store(0, Ordering::Relaxed);
+    // A directory that is gone is believed to be.
+    let (_, record, _) = sealed(&tree, "d/f", 3, b"third").await;
+    fake.disk.lock().retain(|path, _| path.is_empty() || path.starts_with(STAGING));
+    let calls = fake.calls.load(Ordering::Relaxed);
+    assert!(matches!(tree.publish(&record, &Condition::Any).await, Err(Error::NotFound { .. })));
+    assert!(fake.calls.load(Ordering::Relaxed) - calls <= 8);
 }
 
 /// Within one second of the clock and of one length, nothing else tells files apart.

@@ -63,15 +63,7 @@ fn post(desk: &Desk, asked: &Request<String>, line: &str) -> Response<String> {
 }
 
 fn json(keys: &Keys) -> String {
-    let Keys { id, secret, token, until } = keys;
-    serde_json::json!({
-        "Code": "Success",
-        "AccessKeyId": id,
-        "SecretAccessKey": secret,
-        "Token": token,
-        "Expiration": until,
-    })
-    .to_string()
+    keys.json("SecretAccessKey", "Token")
 }
 
 fn assumed(keys: &Keys) -> String {

@@ -2,37 +2,22 @@
 
 #![allow(dead_code, clippy::unwrap_used)]
 
-use std::{
-    io::{Read, Write},
-    net::TcpListener,
-    sync::mpsc::{Receiver, channel},
-};
+use std::sync::mpsc::{Receiver, channel};
+
+use citius_understore::testing::servers;
 
 /// What was asked: heads in small letters.
 pub(crate) type Asked = Receiver<String>;
 
 /// Answers each connection's one request with the next of these.
 pub(crate) fn scripted(answers: Vec<Vec<u8>>) -> (String, Asked) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let (tell, asked) = channel();
-    std::thread::spawn(move || {
-        for answer in answers {
-            let (mut stream, _) = listener.accept().unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let mut byte = [0];
-                stream.read_exact(&mut byte).unwrap();
-                head.push(byte[0]);
-            }
-            let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
-            let mut body = vec![0; header(&head, "content-length").map_or(0, |length| length.parse().unwrap())];
-            stream.read_exact(&mut body).unwrap();
-            tell.send(head).unwrap();
-            stream.write_all(&answer).unwrap();
-        }
+    let (count, mut answers) = (answers.len(), answers.into_iter());
+    let endpoint = servers::scripted(count, move |head| {
+        tell.send(head.to_ascii_lowercase()).unwrap();
+        answers.next().unwrap()
     });
-    (endpoint, asked)
+    (endpoint.unwrap(), asked)
 }
 
 /// The value of a header, in small letters.

@@ -11,7 +11,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -30,6 +30,23 @@ pub(super) fn whole(bytes: impl Into<Bytes>) -> Body {
 /// The body of another server's answer, or of a request to one.
 pub(super) fn passed(body: Incoming) -> Body {
     body.map_err(Into::into).boxed()
+}
+
+/// An answer with this status.
+pub(super) fn said(status: StatusCode, bytes: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(whole(bytes));
+    *response.status_mut() = status;
+    response
+}
+
+/// A refusal, as S3 and its like word it.
+pub(super) fn refused(status: StatusCode, code: &str, text: &str) -> Response<Body> {
+    said(status, format!("<Error><Code>{code}</Code><Message>{text}</Message></Error>"))
+}
+
+/// That the server behind a proxy gave no answer.
+pub(super) fn away(error: &io::Error) -> Response<Body> {
+    said(StatusCode::BAD_GATEWAY, error.to_string())
 }
 
 /// A running server; it ends, and with it all its connections, when this goes.

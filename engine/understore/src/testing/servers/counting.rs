@@ -17,7 +17,7 @@ use http::{
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
-use super::answering::{Answering, Body, whole};
+use super::answering::{Answering, Body, said};
 use crate::MountSpec;
 
 const BUCKET: &str = "counting";
@@ -143,8 +143,7 @@ impl Shelf {
 }
 
 fn answer(status: StatusCode, content: Bytes) -> Response<Body> {
-    let mut answer = Response::new(whole(content));
-    *answer.status_mut() = status;
+    let mut answer = said(status, content);
     if status.is_success() {
         let time = HeaderValue::from_static("Tue, 02 Jan 2024 03:04:05 GMT");
         answer.headers_mut().insert(LAST_MODIFIED, time);

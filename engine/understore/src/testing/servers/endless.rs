@@ -9,10 +9,9 @@ use std::{
     },
 };
 
-use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header::ETAG};
 
-use super::answering::{Answering, Body, whole};
+use super::answering::{Answering, Body, refused, said};
 use crate::MountSpec;
 
 /// As many as S3 gives.
@@ -75,18 +74,14 @@ impl Shelf {
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
         let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let key = request.uri().path().strip_prefix(&format!("/{BUCKET}")).map(|key| key.trim_start_matches('/'));
-        let (status, body) = match (request.method(), key) {
-            (_, None) => (StatusCode::NOT_FOUND, error("NoSuchBucket")),
-            (&Method::GET, Some("")) if of("list-type").is_some() => (StatusCode::OK, self.page(of)),
-            (&Method::GET | &Method::HEAD, Some(key)) if self.number(key).is_some() => {
-                (StatusCode::OK, String::from_utf8_lossy(CONTENT).into_owned())
-            }
-            (&Method::GET | &Method::HEAD, Some(key)) if !key.is_empty() => (StatusCode::NOT_FOUND, error("NoSuchKey")),
-            _ => (StatusCode::NOT_IMPLEMENTED, error("NotImplemented")),
+        let mut answer = match (request.method(), key) {
+            (_, None) => error(StatusCode::NOT_FOUND, "NoSuchBucket"),
+            (&Method::GET, Some("")) if of("list-type").is_some() => said(StatusCode::OK, self.page(of)),
+            (&Method::GET | &Method::HEAD, Some(key)) if self.number(key).is_some() => said(StatusCode::OK, CONTENT),
+            (&Method::GET | &Method::HEAD, Some(key)) if !key.is_empty() => error(StatusCode::NOT_FOUND, "NoSuchKey"),
+            _ => error(StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
         };
-        let mut answer = Response::new(whole(Bytes::from(body)));
-        *answer.status_mut() = status;
-        if status == StatusCode::OK {
+        if answer.status() == StatusCode::OK {
             answer.headers_mut().insert(ETAG, http::HeaderValue::from_static("\"x\""));
         }
         answer
@@ -141,6 +136,6 @@ impl Shelf {
     }
 }
 
-fn error(code: &str) -> String {
-    format!("<Error><Code>{code}</Code><Message>{code}</Message></Error>")
+fn error(status: StatusCode, code: &str) -> Response<Body> {
+    refused(status, code, code)
 }

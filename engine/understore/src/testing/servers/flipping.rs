@@ -9,13 +9,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, Uri, header::CONTENT_LENGTH};
+use http::{Request, Response, header::CONTENT_LENGTH};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use super::{
-    answering::{Answering, Body, passed, whole},
-    http::send,
+    answering::{Answering, Body, away, passed, whole},
+    http::{moved, send},
 };
 use crate::{MountSpec, Secret};
 
@@ -96,8 +96,7 @@ impl Flipping {
 
 async fn forward(damages: &[Damages; 2], upstream: &str, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (mut parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    parts.uri = format!("http://{upstream}{target}").parse::<Uri>().map_err(io::Error::other)?;
+    parts.uri = moved(&parts.uri, &format!("http://{upstream}"))?;
     let len = length(&parts.headers);
     let body = if damages[Way::There as usize].strikes(len) { flipped(body).await? } else { passed(body) };
     let is_get = parts.method == http::Method::GET;
@@ -119,10 +118,4 @@ async fn flipped(body: Incoming) -> io::Result<Body> {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     Ok(whole(Bytes::from(bytes)))
-}
-
-fn away(error: &io::Error) -> Response<Body> {
-    let mut response = Response::new(whole(error.to_string()));
-    *response.status_mut() = StatusCode::BAD_GATEWAY;
-    response
 }

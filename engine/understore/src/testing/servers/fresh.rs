@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{self, Read},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use tempfile::TempDir;
@@ -20,12 +20,22 @@ pub(super) fn folder(system: &str) -> io::Result<TempDir> {
     tempfile::Builder::new().prefix(&format!("citius-{system}-")).tempdir()
 }
 
-/// What `openssl` writes.
-pub(super) fn openssl(arguments: &[&str]) -> io::Result<Vec<u8>> {
-    let output = Command::new("openssl").args(arguments).output()?;
+/// What a command writes that ends by itself.
+///
+/// # Errors
+/// With all that it said, when it is not there or fails.
+pub(super) fn made_by(command: &mut Command) -> io::Result<Vec<u8>> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    let output = command.stdin(Stdio::null()).output();
+    let output = output.map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let why = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("openssl {}: {why}", arguments.join(" "))))
+    let said = [output.stdout, output.stderr].concat();
+    Err(io::Error::other(format!("{program}: {}: {}", output.status, String::from_utf8_lossy(&said))))
+}
+
+/// What `openssl` writes.
+pub(super) fn openssl(arguments: &[&str]) -> io::Result<Vec<u8>> {
+    made_by(Command::new("openssl").args(arguments))
 }

@@ -20,9 +20,9 @@ use parking_lot::Mutex;
 
 use super::{
     account::ServiceAccount,
-    answering::{Answering, Body, passed, whole},
+    answering::{Answering, Body, away, passed, refused},
     azurite::Azurite,
-    http::send,
+    http::{moved, send},
     s3_bucket::S3Bucket,
     shim::{Dialect, OSS_REGION, StandIn, signed},
 };
@@ -192,11 +192,7 @@ impl Keeper {
             Ok(content) => self.pass_on(parts, content.to_bytes()).await,
             Err(error) => Err(io::Error::other(error)),
         };
-        passed.unwrap_or_else(|error| {
-            let mut response = Response::new(whole(error.to_string()));
-            *response.status_mut() = StatusCode::BAD_GATEWAY;
-            response
-        })
+        passed.unwrap_or_else(|error| away(&error))
     }
 
     /// The name of the pass that a request has.
@@ -220,10 +216,9 @@ impl Keeper {
     }
 
     async fn pass_on(&self, parts: Parts, content: Bytes) -> io::Result<Response<Body>> {
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
         let mut request = Request::builder()
             .method(parts.method.clone())
-            .uri(format!("{}{target}", self.store))
+            .uri(moved(&parts.uri, &self.store)?)
             .body(HttpRequestBody::empty())
             .map_err(io::Error::other)?;
         *request.headers_mut() = parts.headers;
@@ -251,9 +246,7 @@ impl Keeper {
             Own::Shows(_) => (StatusCode::UNAUTHORIZED, "AuthenticationRequired"),
             Own::IsAzures(_) => (StatusCode::UNAUTHORIZED, "InvalidAuthenticationInfo"),
         };
-        let text = format!("<Error><Code>{code}</Code><Message>the gate lets nobody in like this</Message></Error>");
-        let mut response = Response::new(whole(text));
-        *response.status_mut() = status;
+        let mut response = refused(status, code, "the gate lets nobody in like this");
         response.headers_mut().insert("x-ms-error-code", HeaderValue::from_static(code));
         response
     }

@@ -1,11 +1,7 @@
 //! HDFS with two name nodes, of which one is active at a time: they share a folder of edits, and who is active is said
 //! by hand, as `hdfs haadmin` does it.
 
-use std::{
-    fs, io,
-    path::PathBuf,
-    process::{Command, Stdio},
-};
+use std::{fs, io, path::PathBuf, process::Command};
 
 use tempfile::TempDir;
 
@@ -223,13 +219,6 @@ fn launch_name_node(installed: &Installed, folder: &TempDir, which: NameNode) ->
 
 /// Runs what ends by itself.
 async fn run(mut command: Command) -> io::Result<()> {
-    let ended = tokio::task::spawn_blocking(move || {
-        let output = command.stdin(Stdio::null()).output()?;
-        if output.status.success() {
-            return Ok(());
-        }
-        let said = [output.stdout, output.stderr].concat();
-        Err(io::Error::other(format!("it ended with {}:\n{}", output.status, String::from_utf8_lossy(&said))))
-    });
+    let ended = tokio::task::spawn_blocking(move || fresh::made_by(&mut command).map(drop));
     ended.await.map_err(io::Error::other)?
 }

@@ -3,7 +3,7 @@
 use std::io;
 
 use bytes::Bytes;
-use http::{Request, Response, header::HOST};
+use http::{Request, Response, Uri, header::HOST};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     body::{Body, Incoming},
@@ -30,12 +30,20 @@ where
     if !head.headers.contains_key(HOST) {
         head.headers.insert(HOST, authority.as_str().parse().map_err(io::Error::other)?);
     }
-    let target = uri.path_and_query().map_or("/", |target| target.as_str());
-    head.uri = target.parse().map_err(io::Error::other)?;
+    head.uri = moved(&uri, "")?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
     // It ends with the answer's body, or with its sender.
     tokio::spawn(connection);
     sender.send_request(Request::from_parts(head, body)).await.map_err(io::Error::other)
+}
+
+/// What a URI asks for, at another base: a scheme and a host, or neither.
+///
+/// # Errors
+/// When that base makes no URI.
+pub(super) fn moved(uri: &Uri, base: &str) -> io::Result<Uri> {
+    let target = uri.path_and_query().map_or("/", |target| target.as_str());
+    format!("{base}{target}").parse().map_err(io::Error::other)
 }
 
 /// Sends a request with a whole body, and waits for the whole answer.

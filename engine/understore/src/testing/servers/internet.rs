@@ -8,21 +8,17 @@
 use std::{convert::Infallible, io, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use tokio_rustls::{
-    TlsAcceptor,
-    rustls::{
-        ServerConfig,
-        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    },
-};
+use tokio_rustls::TlsAcceptor;
 
 use super::{
-    answering::{Answering, Body, whole},
+    answering::{Answering, Body, said, whole},
     fresh,
+    http::moved,
+    tls::acceptor,
 };
 use crate::MountSpec;
 
@@ -97,19 +93,12 @@ impl Hosts {
     }
 
     async fn said(&self, base: &str, request: Request<Incoming>) -> Response<Body> {
-        let refused = |status| {
-            let mut response = Response::new(whole(Bytes::new()));
-            *response.status_mut() = status;
-            response
-        };
         let (mut head, body) = request.into_parts();
         let Ok(body) = Limited::new(body, BODY_BYTES_MAX).collect().await else {
-            return refused(StatusCode::PAYLOAD_TOO_LARGE);
+            return said(StatusCode::PAYLOAD_TOO_LARGE, "");
         };
-        let target = head.uri.path_and_query().map_or("/", |target| target.as_str());
-        let (Ok(uri), Ok(body)) = (format!("{base}{target}").parse::<Uri>(), String::from_utf8(body.to_bytes().into()))
-        else {
-            return refused(StatusCode::BAD_REQUEST);
+        let (Ok(uri), Ok(body)) = (moved(&head.uri, base), String::from_utf8(body.to_bytes().into())) else {
+            return said(StatusCode::BAD_REQUEST, "");
         };
         head.uri = uri;
         (self.answer)(&Request::from_parts(head, body)).map(whole)
@@ -124,8 +113,5 @@ fn tls() -> io::Result<TlsAcceptor> {
     let curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"];
     let files = ["-subj", "/CN=citius-test", "-keyout", &key, "-out", &certificate];
     fresh::openssl(&[&["req", "-x509"][..], &curve, &files].concat())?;
-    let certificate = CertificateDer::from_pem_file(certificate).map_err(io::Error::other)?;
-    let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
-    let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key);
-    Ok(TlsAcceptor::from(Arc::new(config.map_err(io::Error::other)?)))
+    acceptor(certificate.as_ref(), key.as_ref())
 }

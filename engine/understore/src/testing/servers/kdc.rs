@@ -41,7 +41,7 @@ impl Kdc {
         let folder = fresh::folder("kdc")?;
         let ports = Ports::take()?;
         configure(folder.path(), ports[0])?;
-        run(told(folder.path(), "kdb5_util").args(["-P", &fresh::key()?, "create", "-s"]))?;
+        fresh::made_by(told(folder.path(), "kdb5_util").args(["-P", &fresh::key()?, "create", "-s"]))?;
         let guard = Guard::start(folder.path(), "kdc", Walls::PROCESSES, told(folder.path(), "krb5kdc").arg("-n"))?;
         let mut kdc = Self { guard, folder, installed, ports };
         let address = ("127.0.0.1", kdc.ports[0]);
@@ -65,7 +65,7 @@ impl Kdc {
     /// When it cannot be made, or is there already.
     pub fn keytab(&self, name: &str) -> io::Result<PathBuf> {
         let keytab = self.folder.path().join(format!("{}.keytab", name.replace('/', "-")));
-        let ask = |query: &str| run(told(self.folder.path(), "kadmin.local").args(["-q", query]));
+        let ask = |query: &str| fresh::made_by(told(self.folder.path(), "kadmin.local").args(["-q", query]));
         ask(&format!("addprinc -randkey {name}"))?;
         ask(&format!("ktadd -k {} {name}", keytab.display()))?;
         if keytab.exists() { Ok(keytab) } else { Err(io::Error::other(format!("there is no principal {name}"))) }
@@ -77,7 +77,9 @@ impl Kdc {
     /// When it is refused.
     pub fn ticket_cache(&self, name: &str, keytab: &Path) -> io::Result<PathBuf> {
         let cache = keytab.with_extension("tickets");
-        run(told(self.folder.path(), "kinit").arg("-c").arg(&cache).arg("-k").arg("-t").arg(keytab).arg(name))?;
+        fresh::made_by(
+            told(self.folder.path(), "kinit").arg("-c").arg(&cache).arg("-k").arg("-t").arg(keytab).arg(name),
+        )?;
         Ok(cache)
     }
 
@@ -132,13 +134,4 @@ fn told(folder: &Path, program: &str) -> Command {
         .env("PATH", format!("{path}:/usr/sbin:/sbin"))
         .stdin(Stdio::null());
     command
-}
-
-fn run(command: &mut Command) -> io::Result<()> {
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    Err(io::Error::other(format!("{} ended with {}: {said}", command.get_program().display(), output.status)))
 }

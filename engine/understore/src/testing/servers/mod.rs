@@ -26,7 +26,7 @@
 //! `gate.rs` stands before those that speak S3, GCS, OSS or Azure and lets in who logged in elsewhere: at whoever `internet.rs`
 //! answers for, or with a key of `account.rs`. `flipping.rs` stands before any of them and damages what goes through, `storm.rs`
 //! before one of S3 and does to requests whatever can happen to them; `tls.rs` lets a server be reached by TLS, `witness.rs`
-//! counts. `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
+//! counts. `scripted.rs` says what a test wrote. `server.rs` is what all of them can, `guard.rs` runs them, `install.rs`, `fresh.rs` and `ports.rs` say what they need,
 //! `http.rs` asks them, `hadoop.rs` is what Hadoop's have in common, `answering.rs` answers for those that are our own, `s3_bucket.rs` is what those that speak S3 have in common.
 
 mod account;
@@ -52,6 +52,7 @@ mod keystone;
 mod minio;
 mod ports;
 mod s3_bucket;
+mod scripted;
 mod seaweedfs;
 mod server;
 mod sftp;
@@ -80,6 +81,7 @@ pub use keystone::{Keystone, Person, Tokens};
 pub use minio::Minio;
 pub use ports::Ports;
 pub use s3_bucket::S3Bucket;
+pub use scripted::scripted;
 pub use seaweedfs::SeaweedFs;
 pub use server::{Processes, Server};
 pub use sftp::{Entry, Sftp};

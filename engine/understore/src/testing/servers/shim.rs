@@ -210,12 +210,7 @@ impl Shim {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         match self.forward(request).await {
             Ok(answer) => answer,
-            Err((status, code, text)) => {
-                let body = format!("<Error><Code>{code}</Code><Message>{text}</Message></Error>");
-                let mut response = Response::new(whole(body));
-                *response.status_mut() = status;
-                response
-            }
+            Err((status, code, text)) => refused(status, code, &text),
         }
     }
 
@@ -225,9 +220,8 @@ impl Shim {
         let forbids = self.request_to_s3(&mut parts)?;
         let is_list =
             parts.method == Method::GET && parts.uri.query().is_some_and(|query| query.contains("list-type=2"));
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        let bad = |error: http::uri::InvalidUri| (StatusCode::BAD_REQUEST, "InvalidURI", error.to_string());
-        parts.uri = format!("{}{target}", self.upstream).parse::<Uri>().map_err(bad)?;
+        let bad = |error: io::Error| (StatusCode::BAD_REQUEST, "InvalidURI", error.to_string());
+        parts.uri = moved(&parts.uri, &self.upstream).map_err(bad)?;
         let away = |error: String| (StatusCode::BAD_GATEWAY, "Away", error);
         let is_content = parts.method == Method::PUT && !parts.headers.contains_key("x-amz-copy-source");
         let (body, digest) = match is_content {

@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 use futures::stream;
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONTENT_LENGTH, CONTENT_RANGE, ETAG, RANGE, TRANSFER_ENCODING},
     request::Parts,
 };
@@ -30,8 +30,8 @@ use hyper::body::{Frame, Incoming};
 use parking_lot::Mutex;
 
 use super::{
-    answering::{Answering, Body, whole},
-    http::send,
+    answering::{Answering, Body, refused, whole},
+    http::{moved, send},
 };
 use crate::object::DigestKind;
 
@@ -325,8 +325,7 @@ impl Weather {
 
     /// Asks the server, and takes its whole answer.
     async fn ask(&self, mut parts: Parts, content: Bytes) -> io::Result<Response<Bytes>> {
-        let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-        parts.uri = format!("http://{}{target}", self.upstream).parse::<Uri>().map_err(io::Error::other)?;
+        parts.uri = moved(&parts.uri, &format!("http://{}", self.upstream))?;
         let (head, body) = send(Request::from_parts(parts, whole(content))).await?.into_parts();
         Ok(Response::from_parts(head, body.collect().await.map_err(io::Error::other)?.to_bytes()))
     }
@@ -390,8 +389,5 @@ fn shift_range(headers: &mut HeaderMap) {
 }
 
 fn refusal(status: StatusCode, code: &str) -> Response<Body> {
-    let text = format!("<Error><Code>{code}</Code><Message>by a test's wish</Message></Error>");
-    let mut answer = Response::new(whole(text));
-    *answer.status_mut() = status;
-    answer
+    refused(status, code, "by a test's wish")
 }

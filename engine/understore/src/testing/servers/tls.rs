@@ -4,7 +4,7 @@ use std::{
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::Arc,
     time::Duration,
 };
@@ -120,10 +120,7 @@ fn certify(folder: &Path, certified: Certified) -> io::Result<(PathBuf, PathBuf)
     let new_key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"];
     let openssl = |clock: &str, arguments: &[&str]| {
         let mut command = Command::new("faketime");
-        command.args(["-f", clock, "openssl"]).args(arguments).current_dir(folder).stdin(Stdio::null());
-        let output = command.output().map_err(|error| io::Error::other(format!("faketime openssl: {error}")))?;
-        let words = String::from_utf8_lossy(&output.stderr);
-        if output.status.success() { Ok(()) } else { Err(io::Error::other(format!("openssl: {words}"))) }
+        fresh::made_by(command.args(["-f", clock, "openssl"]).args(arguments).current_dir(folder))
     };
     let (clock, alternative) = match certified {
         Certified::Before => ("-3d", "subjectAltName=IP:127.0.0.1"),
@@ -144,7 +141,8 @@ fn certify(folder: &Path, certified: Certified) -> io::Result<(PathBuf, PathBuf)
     Ok((folder.join("server.pem"), folder.join("server.key")))
 }
 
-fn acceptor(certificate: &Path, key: &Path) -> io::Result<TlsAcceptor> {
+/// Shows a certificate that its own file has, as PEM.
+pub(super) fn acceptor(certificate: &Path, key: &Path) -> io::Result<TlsAcceptor> {
     let chain = vec![CertificateDer::from_pem_file(certificate).map_err(io::Error::other)?];
     let key = PrivateKeyDer::from_pem_file(key).map_err(io::Error::other)?;
     let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key);

@@ -106,15 +106,15 @@ fn configure(folder: &Path, port: u16, password: &str) -> io::Result<()> {
     std::fs::create_dir(&served)?;
     std::fs::create_dir(&locks)?;
     // A random secret of 160 bits needs no salt.
-    let hashed = run(Command::new("openssl").args(["passwd", "-apr1", "-salt", "citius", password]))?;
-    std::fs::write(folder.join("users"), format!("{USER}:{hashed}"))?;
+    let hashed = fresh::openssl(&["passwd", "-apr1", "-salt", "citius", password])?;
+    std::fs::write(folder.join("users"), [USER.as_bytes(), b":", &hashed].concat())?;
     let mut conf = String::new();
     for module in MODULES {
         conf += &format!("LoadModule {module}_module {MODULES_FOLDER}/mod_{module}.so\n");
     }
     if rustix::process::geteuid().is_root() {
         // Apache started by root serves as another user, who must get at these two and no more.
-        run(Command::new("chown").arg(SERVES_AS).args([&served, &locks]))?;
+        fresh::made_by(Command::new("chown").arg(SERVES_AS).args([&served, &locks]))?;
         std::fs::set_permissions(folder, Permissions::from_mode(0o711))?;
         conf += &format!("User {SERVES_AS}\nGroup {SERVES_AS}\n");
     }
@@ -143,14 +143,6 @@ DavLockDB {folder}/locks/locks
 "#
     );
     std::fs::write(conf_file, conf)
-}
-
-fn run(command: &mut Command) -> io::Result<String> {
-    let output = command.output()?;
-    if output.status.success() {
-        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
-    }
-    Err(io::Error::other(format!("{command:?} failed: {}", String::from_utf8_lossy(&output.stderr))))
 }
 
 fn conf_of(folder: &Path) -> PathBuf {

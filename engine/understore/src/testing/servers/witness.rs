@@ -9,13 +9,13 @@ use std::{
     },
 };
 
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::{
-    answering::{Answering, Body, passed, whole},
-    http::send,
+    answering::{Answering, Body, away, passed, said},
+    http::{moved, send},
 };
 
 /// A running proxy before a server of HTTP.
@@ -64,10 +64,8 @@ impl Witness {
             async move {
                 seen.requests.fetch_add(1, Relaxed);
                 match seen.refuses(&request) {
-                    Some(status) => answer(status, ""),
-                    None => forward(&to, request)
-                        .await
-                        .unwrap_or_else(|error| answer(StatusCode::BAD_GATEWAY, &error.to_string())),
+                    Some(status) => said(status, ""),
+                    None => forward(&to, request).await.unwrap_or_else(|error| away(&error)),
                 }
             }
         })?;
@@ -101,13 +99,6 @@ impl Witness {
 
 async fn forward(upstream: &str, request: Request<Incoming>) -> io::Result<Response<Body>> {
     let (mut parts, body) = request.into_parts();
-    let target = parts.uri.path_and_query().map_or("/", |target| target.as_str());
-    parts.uri = format!("http://{upstream}{target}").parse::<Uri>().map_err(io::Error::other)?;
+    parts.uri = moved(&parts.uri, &format!("http://{upstream}"))?;
     Ok(send(Request::from_parts(parts, body)).await?.map(passed))
-}
-
-fn answer(status: StatusCode, text: &str) -> Response<Body> {
-    let mut response = Response::new(whole(text.to_owned()));
-    *response.status_mut() = status;
-    response
 }
