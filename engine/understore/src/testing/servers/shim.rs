@@ -24,7 +24,7 @@ use std::{collections::HashMap, fmt, io, sync::Arc};
 
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
     header::{AUTHORIZATION, CONTENT_LENGTH, ETAG, IF_MATCH, IF_NONE_MATCH},
     request::Parts,
 };
@@ -33,9 +33,9 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 
 use super::{
-    answering::{Answering, Body, passed, whole},
+    answering::{Answering, Body, passed, refused, whole},
     fresh,
-    http::send,
+    http::{moved, send},
     seaweedfs::{Access, SeaweedFs},
     server::{Processes, Server},
 };
