@@ -195,7 +195,8 @@ impl Client {
                 ),
             ),
             (507, _) => Error::NoSpace { path: path() },
-            (429 | 503, _) => Error::Throttled { endpoint: endpoint(), reason, retry_after: None },
+            (429, _) | (_, "ServerBusy") => Error::Throttled { endpoint: endpoint(), reason, retry_after: None },
+            (502..=504, _) => Error::Unreachable { endpoint: endpoint(), reason, advice: self.web.advice.unreachable },
             _ => store_error(shown, reason),
         }
     }

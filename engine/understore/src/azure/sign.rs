@@ -11,9 +11,9 @@ use ring::hmac;
 use zeroize::Zeroizing;
 
 use crate::{
-    Advice, Error, Result, Secret,
+    Advice, Result, Secret,
     object::store_error,
-    s3::Provided,
+    s3::{NoKeys, Provided},
     web::{STRICT, Signer, header_of},
 };
 
@@ -155,12 +155,11 @@ pub(super) struct Tokens {
 
 impl Tokens {
     async fn token(&self) -> Result<Zeroizing<String>> {
-        let missing =
-            |reason| Error::MissingKeys { endpoint: self.endpoint.clone(), reason, advice: self.advice.missing_keys };
+        let missing = |none: NoKeys| none.error(&self.endpoint, self.advice);
         let credential = self.credentials.credential().await.map_err(missing)?;
         match &*credential {
             AzureCredential::BearerToken(token) => Ok(Zeroizing::new(format!("Bearer {token}"))),
-            _ => Err(missing("their source gave no token".to_owned())),
+            _ => Err(missing("their source gave no token".to_owned().into())),
         }
     }
 }

@@ -99,7 +99,9 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(
         .iter()
         .map(|(name, value)| Ok((option_key(name, &mount)?, value.clone())))
         .collect::<Result<_>>()?;
+    let own_keys: Vec<Key> = own.keys().copied().collect();
     let mut settings: Settings = from_environment(&own, ours[0].is_some()).into_iter().chain(own).collect();
+    check_companions(&own_keys, &settings, &mount)?;
     let profile = profile(ours, &settings, &mount)?;
     if let Some((_, found)) = &profile {
         take_from_profile(&mut settings, found);
@@ -149,6 +151,28 @@ pub(crate) fn connect(uri: &str, options: &BTreeMap<String, Secret>) -> Result<(
     // Only Amazon's own promise on the end of uploads can be relied on.
     let complete = if custom.is_none() { Compares::Atomically } else { dialect::S3.rules.complete };
     Ok((S3::new(client, Rules { complete, ..dialect::S3.rules }), mount.prefix))
+}
+
+/// Refuses options that say nothing without another one, which is not there: whoever gives them means something by them.
+fn check_companions(own: &[Key], settings: &Settings, mount: &Mount) -> Result<()> {
+    const TOKEN: &str = "it needs aws_web_identity_token_file, which is not set: a role is taken on with a token only";
+    const CONTAINER: &str = "it needs aws_container_credentials_relative_uri or aws_container_credentials_full_uri";
+    let needs: [(Key, &str, &[Key], &str); 3] = [
+        (Key::RoleArn, "aws_role_arn", &[Key::WebIdentityTokenFile], TOKEN),
+        (Key::RoleSessionName, "aws_role_session_name", &[Key::WebIdentityTokenFile], TOKEN),
+        (
+            Key::ContainerAuthorizationTokenFile,
+            "aws_container_authorization_token_file",
+            &[Key::ContainerCredentialsRelativeUri, Key::ContainerCredentialsFullUri],
+            CONTAINER,
+        ),
+    ];
+    for (key, name, others, reason) in needs {
+        if own.contains(&key) && !others.iter().any(|other| settings.contains_key(other)) {
+            return Err(mount.invalid(name, reason));
+        }
+    }
+    Ok(())
 }
 
 /// The keys that are given as such. They go no further than to our own signatures.

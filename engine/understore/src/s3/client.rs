@@ -190,7 +190,10 @@ impl Client {
                 Error::Unnameable { path: shown.to_owned(), reason }
             }
             (507, _) | (_, "QuotaExceeded") => Error::NoSpace { path: shown.to_owned() },
-            (429 | 503, _) => Error::Throttled { endpoint, reason, retry_after: None },
+            (status, code) if status == 429 || code.starts_with("SlowDown") || code.ends_with("LimitExceeded") => {
+                Error::Throttled { endpoint, reason, retry_after: None }
+            }
+            (502..=504, _) => Error::Unreachable { endpoint, reason, advice: self.web.advice.unreachable },
             _ => store_error(shown, reason),
         }
     }
@@ -235,6 +238,26 @@ mod tests {
         assert_eq!(failure(200, body).unwrap().text(), "InternalError: m");
         assert_eq!(failure(500, "").unwrap().text(), "HTTP 500");
         assert!(failure(200, "<Fine/>").is_none());
+    }
+
+    #[test]
+    fn who_is_asked_too_much_is_told_from_who_is_not_there() {
+        let keys = [("aws_access_key_id", "k"), ("aws_secret_access_key", "s")];
+        let options = keys.map(|(name, value)| (name.to_owned(), crate::Secret::new(value))).into();
+        let client = crate::s3::aws::connect("s3://b", &options).unwrap().0.client;
+        let of = |status: u16, code: &str| {
+            let failure = failure(status, &format!("<Error><Code>{code}</Code></Error>")).unwrap();
+            client.failed("k", &failure)
+        };
+        for (status, code) in
+            [(503, "SlowDown"), (200, "SlowDown"), (503, "SlowDownRead"), (429, ""), (503, "QpsLimitExceeded")]
+        {
+            assert!(matches!(of(status, code), Error::Throttled { .. }), "{status} {code}");
+        }
+        for (status, code) in [(503, "ServiceUnavailable"), (503, ""), (502, ""), (504, "")] {
+            let error = of(status, code);
+            assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient(), "{status} {code}: {error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,10 @@
 //! be sent again, each once.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -13,7 +16,11 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::Utc;
 use http::header::AUTHORIZATION;
-use object_store::{CredentialProvider, client::HttpRequest, gcp::GcpCredential};
+use object_store::{
+    CredentialProvider,
+    client::{HttpError, HttpErrorKind, HttpRequest},
+    gcp::GcpCredential,
+};
 use parking_lot::{Mutex, RwLock};
 
 use super::{
@@ -29,10 +36,73 @@ use crate::{
 /// signed before it.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 
-/// A source of keys. Its failures are told in words.
+/// Why there are no keys, in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoKeys {
+    /// Nothing gives any, or whoever does refuses: that stays until somebody mends it.
+    Refused(String),
+    /// Whoever gives them does not answer for now.
+    Away { endpoint: String, reason: String },
+    /// Nobody answers where there may be nobody: the metadata server of what may be no machine of a cloud.
+    Absent { endpoint: String, reason: String },
+}
+
+impl NoKeys {
+    /// With what to do, where somebody has to do something.
+    pub(super) fn advised(self, advice: &str) -> Self {
+        match self {
+            Self::Refused(reason) => Self::Refused(format!("{reason}; {advice}")),
+            away => away,
+        }
+    }
+
+    /// Without a token that was shown: who refuses it may quote it.
+    pub(super) fn without(self, token: &str) -> Self {
+        match self {
+            Self::Refused(reason) if !token.is_empty() => Self::Refused(reason.replace(token, "***")),
+            other => other,
+        }
+    }
+
+    /// Where somebody must be.
+    pub(super) fn surely_there(self) -> Self {
+        self.of_source(true)
+    }
+
+    /// What it is of a source that has given keys before, or never has: only who was there can be away.
+    pub(super) fn of_source(self, has_given: bool) -> Self {
+        match self {
+            Self::Absent { endpoint, reason } if has_given => Self::Away { endpoint, reason },
+            Self::Absent { endpoint, reason } => Self::Refused(format!("{endpoint} does not answer: {reason}")),
+            other => other,
+        }
+    }
+
+    /// The error of a request to a server, for which there are no keys.
+    pub(crate) fn error(self, server: &str, advice: &Advice) -> Error {
+        match self {
+            Self::Refused(reason) => {
+                Error::MissingKeys { endpoint: server.to_owned(), reason, advice: advice.missing_keys }
+            }
+            Self::Away { endpoint, reason } | Self::Absent { endpoint, reason } => {
+                let advice = "it gives the keys that requests are signed with: check that it runs, and the network";
+                Error::Unreachable { endpoint, reason, advice }
+            }
+        }
+    }
+}
+
+/// Most of what may go wrong on the way to keys.
+impl From<String> for NoKeys {
+    fn from(reason: String) -> Self {
+        Self::Refused(reason)
+    }
+}
+
+/// A source of keys.
 #[async_trait]
 pub(super) trait KeySource: Send + Sync {
-    async fn keys(&self) -> Result<Arc<Keys>, String>;
+    async fn keys(&self) -> Result<Arc<Keys>, NoKeys>;
 
     /// Told that keys were refused. Whether there are others now.
     async fn renew(&self) -> bool;
@@ -41,7 +111,7 @@ pub(super) trait KeySource: Send + Sync {
 /// Keys that never change.
 #[async_trait]
 impl KeySource for Arc<Keys> {
-    async fn keys(&self) -> Result<Arc<Keys>, String> {
+    async fn keys(&self) -> Result<Arc<Keys>, NoKeys> {
         Ok(Self::clone(self))
     }
 
@@ -55,6 +125,7 @@ pub(crate) struct Provided<C> {
     provider: RwLock<Provider<C>>,
     make: Make<C>,
     renewed: Mutex<Option<Instant>>,
+    has_given: AtomicBool,
 }
 
 type Provider<C> = Arc<dyn CredentialProvider<Credential = C>>;
@@ -66,20 +137,30 @@ impl<C> Provided<C> {
         provider: Provider<C>,
         make: impl Fn() -> object_store::Result<Provider<C>> + Send + Sync + 'static,
     ) -> Self {
-        Self { provider: RwLock::new(provider), make: Box::new(make), renewed: Mutex::default() }
+        Self {
+            provider: RwLock::new(provider),
+            make: Box::new(make),
+            renewed: Mutex::default(),
+            has_given: AtomicBool::new(false),
+        }
     }
 
     /// What there is now. A source that gives nothing is made anew as well: its file may have been replaced.
-    pub(crate) async fn credential(&self) -> Result<Arc<C>, String> {
+    pub(crate) async fn credential(&self) -> Result<Arc<C>, NoKeys> {
         let provider = Arc::clone(&self.provider.read());
-        let failed = match provider.get_credential().await {
-            Ok(credential) => return Ok(credential),
-            Err(error) => chain(&error),
-        };
-        let other = self.remake().then(|| Arc::clone(&self.provider.read()));
-        match other.filter(|other| !Arc::ptr_eq(other, &provider)) {
-            Some(other) => other.get_credential().await.map_err(|error| chain(&error)),
-            None => Err(failed),
+        let mut given = provider.get_credential().await;
+        if given.is_err() && self.remake() {
+            let other = Arc::clone(&self.provider.read());
+            if !Arc::ptr_eq(&other, &provider) {
+                given = other.get_credential().await;
+            }
+        }
+        match given {
+            Ok(credential) => {
+                self.has_given.store(true, Ordering::Relaxed);
+                Ok(credential)
+            }
+            Err(error) => Err(none_after(&error).of_source(self.has_given.load(Ordering::Relaxed))),
         }
     }
 
@@ -102,6 +183,18 @@ impl<C> Provided<C> {
     }
 }
 
+/// Why `object_store` gives no credential.
+fn none_after(error: &object_store::Error) -> NoKeys {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    let connection = causes.filter_map(|cause| cause.downcast_ref::<HttpError>()).next();
+    match connection.map(HttpError::kind) {
+        Some(HttpErrorKind::Connect | HttpErrorKind::Timeout | HttpErrorKind::Interrupted | HttpErrorKind::Request) => {
+            NoKeys::Absent { endpoint: "the service that gives tokens".to_owned(), reason: chain(error) }
+        }
+        _ => NoKeys::Refused(chain(error)),
+    }
+}
+
 /// Signs by version 4 of somebody's rules.
 pub(super) struct V4Signer {
     pub(super) source: Box<dyn KeySource>,
@@ -118,7 +211,7 @@ pub(super) struct V4Signer {
 
 impl V4Signer {
     async fn keys(&self) -> Result<Arc<Keys>> {
-        self.source.keys().await.map_err(|reason| missing_keys(&self.endpoint, self.advice, reason))
+        self.source.keys().await.map_err(|none| none.error(&self.endpoint, self.advice))
     }
 }
 
@@ -153,7 +246,7 @@ pub(super) struct Bearer {
 
 impl Bearer {
     async fn token(&self) -> Result<Arc<GcpCredential>> {
-        self.tokens.credential().await.map_err(|reason| missing_keys(&self.endpoint, self.advice, reason))
+        self.tokens.credential().await.map_err(|none| none.error(&self.endpoint, self.advice))
     }
 }
 
@@ -180,10 +273,6 @@ impl Signer for Bearer {
     async fn renew(&self) -> Result<bool> {
         Ok(self.tokens.remake())
     }
-}
-
-fn missing_keys(endpoint: &str, advice: &Advice, reason: String) -> Error {
-    Error::MissingKeys { endpoint: endpoint.to_owned(), reason, advice: advice.missing_keys }
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub(crate) use self::{
     alias::{ALIASES as AWS_ALIASES, translate as translate_aws},
     aws::open as open_aws,
     gcs::{ALIASES as GCS_ALIASES, open as open_gcs, translate as translate_gcs},
-    keys::Provided,
+    keys::{NoKeys, Provided},
     oss::{ALIASES as OSS_ALIASES, open as open_oss, translate as translate_oss},
 };
 use self::{

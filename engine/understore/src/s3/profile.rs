@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{keys::KeySource, v4::Keys};
+use super::{
+    keys::{KeySource, NoKeys},
+    v4::Keys,
+};
 use crate::{
     Secret,
     key_file::{LOOK_PAUSE, Stamp, stamp_of, text_of},
@@ -171,7 +174,7 @@ impl ProfileKeys {
 
 #[async_trait]
 impl KeySource for ProfileKeys {
-    async fn keys(&self) -> Result<Arc<Keys>, String> {
+    async fn keys(&self) -> Result<Arc<Keys>, NoKeys> {
         let is_due = {
             let mut held = self.held.lock();
             let is_due = held.looked.elapsed() >= LOOK_PAUSE;

@@ -13,6 +13,7 @@ use percent_encoding::utf8_percent_encode;
 use serde::Deserialize;
 
 use super::{
+    keys::NoKeys,
     temporary::{Given, Giver, ask, token_of},
     v4::Keys,
 };
@@ -46,18 +47,19 @@ pub(super) struct Ram {
 
 #[async_trait]
 impl Giver for Ram {
-    async fn give(&self) -> Result<Given, String> {
-        let told = match &self.role {
-            Role::Machine { name } => self
-                .of_machine(name.as_deref())
-                .await
-                .map_err(|reason| format!("{reason}; nothing else gives keys: give the machine a role, or others"))?,
+    async fn give(&self) -> Result<Given, NoKeys> {
+        let (told, advice) = match &self.role {
+            Role::Machine { name } => {
+                let advice = "nothing else gives keys: give the machine a role, or others";
+                (self.of_machine(name.as_deref()).await, advice)
+            }
             Role::Oidc { role_arn, provider_arn, token_file } => {
                 let advice = "check oss_role_arn and oss_oidc_provider_arn, and that oss_oidc_token_file is kept fresh";
-                let told = self.of_token(role_arn, provider_arn, token_file).await;
-                told.map_err(|reason| format!("{reason}; {advice}"))?
+                let told = self.of_service(role_arn, provider_arn, token_file).await;
+                (told.map_err(NoKeys::surely_there), advice)
             }
         };
+        let told = told.map_err(|none| none.advised(advice))?;
         let (id, secret) = (Secret::new(told.access_key_id), Secret::new(told.access_key_secret));
         let keys = Keys { id, secret, token: Some(Secret::new(told.security_token)) };
         Ok(Given { keys, until: told.expiration })
@@ -65,14 +67,7 @@ impl Giver for Ram {
 }
 
 impl Ram {
-    async fn of_token(&self, role_arn: &str, provider_arn: &str, token_file: &Path) -> Result<Credentials, String> {
-        let token = token_of(token_file).await?;
-        let told = self.of_service(role_arn, provider_arn, &token).await;
-        // Who refuses a token may quote it.
-        told.map_err(|reason| reason.replace(token.as_str(), "***"))
-    }
-
-    async fn of_machine(&self, role: Option<&str>) -> Result<Credentials, String> {
+    async fn of_machine(&self, role: Option<&str>) -> Result<Credentials, NoKeys> {
         const ROLES: &str = "/latest/meta-data/ram/security-credentials/";
         // Machines in hardened mode answer only to who has fetched a word first; others need not know of it.
         let wish = [("x-aliyun-ecs-metadata-token-ttl-seconds", WORD_S)];
@@ -88,17 +83,19 @@ impl Ram {
         };
         let path = format!("{ROLES}{}", utf8_percent_encode(&role, STRICT));
         let answer = self.send(Method::GET, &path, &headers, Bytes::new()).await?;
-        serde_json::from_slice(&answer).map_err(|_| format!("the metadata server gives no keys for the role {role}"))
+        let told = serde_json::from_slice(&answer);
+        told.map_err(|_| format!("the metadata server gives no keys for the role {role}").into())
     }
 
-    async fn of_service(&self, role_arn: &str, provider_arn: &str, token: &str) -> Result<Credentials, String> {
+    async fn of_service(&self, role_arn: &str, provider_arn: &str, token_file: &Path) -> Result<Credentials, NoKeys> {
+        let token = token_of(token_file).await?;
         let nonce = format!("{:x}{:x}", std::process::id(), Utc::now().timestamp_nanos_opt().unwrap_or_default());
         let timestamp = Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true);
         let form = [
             ("Action", "AssumeRoleWithOIDC"),
             ("Format", "JSON"),
             ("OIDCProviderArn", provider_arn),
-            ("OIDCToken", token),
+            ("OIDCToken", &token),
             ("RoleArn", role_arn),
             ("RoleSessionName", SESSION),
             ("SignatureNonce", &nonce),
@@ -107,7 +104,7 @@ impl Ram {
         ];
         let form = form.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, STRICT))).join("&");
         let headers = [("content-type", "application/x-www-form-urlencoded")];
-        let answer = self.send(Method::POST, "/", &headers, form.into()).await?;
+        let answer = self.send(Method::POST, "/", &headers, form.into()).await.map_err(|none| none.without(&token))?;
         let answer: Assumed = serde_json::from_slice(&answer)
             .map_err(|_| format!("the service gives no keys for the role {role_arn}"))?;
         Ok(answer.credentials)
@@ -119,13 +116,14 @@ impl Ram {
         path: &str,
         headers: &[(&'static str, &str)],
         body: Bytes,
-    ) -> Result<Bytes, String> {
+    ) -> Result<Bytes, NoKeys> {
         let answer = ask(&self.server, method, path, headers, body).await?;
         if answer.status.is_success() {
             return Ok(answer.body);
         }
         let told: Told = serde_json::from_slice(&answer.body).unwrap_or_default();
-        Err(format!("{} says HTTP {} {} {}", self.server.endpoint, answer.status.as_u16(), told.code, told.message))
+        let status = answer.status.as_u16();
+        Err(format!("{} says HTTP {status} {} {}", self.server.endpoint, told.code, told.message).into())
     }
 }
 

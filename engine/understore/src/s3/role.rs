@@ -18,6 +18,7 @@ use serde::Deserialize;
 use url::{Host, Url};
 
 use super::{
+    keys::NoKeys,
     temporary::{Given, Giver, ask, token_of},
     v4::Keys,
 };
@@ -85,30 +86,30 @@ pub(super) fn container_at(uri: &str) -> Result<(String, String), String> {
 
 #[async_trait]
 impl Giver for Amazon {
-    async fn give(&self) -> Result<Given, String> {
+    async fn give(&self) -> Result<Given, NoKeys> {
         let (told, advice) = match &self.role {
             Role::WebIdentity { role_arn, token_file, session } => {
                 let advice = "check aws_role_arn, and that aws_web_identity_token_file is kept fresh";
-                (self.of_service(role_arn, token_file, session).await, advice)
+                (self.of_service(role_arn, token_file, session).await.map_err(NoKeys::surely_there), advice)
             }
             Role::Container { path, proof } => {
                 let advice = "check what AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, or AWS_CONTAINER_CREDENTIALS_FULL_URI and \
                               AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, say";
-                (self.of_container(path, proof).await, advice)
+                (self.of_container(path, proof).await.map_err(NoKeys::surely_there), advice)
             }
             Role::Machine { may_lack_session } => (
                 self.of_machine(*may_lack_session).await,
                 "nothing else gives keys: give the machine a role, or others",
             ),
         };
-        let told = told.map_err(|reason| format!("{reason}; {advice}"))?;
+        let told = told.map_err(|none| none.advised(advice))?;
         let (id, secret) = (Secret::new(told.access_key_id), Secret::new(told.secret_access_key));
         Ok(Given { keys: Keys { id, secret, token: told.token.map(Secret::new) }, until: told.expiration })
     }
 }
 
 impl Amazon {
-    async fn of_service(&self, role_arn: &str, token_file: &Path, session: &str) -> Result<Credentials, String> {
+    async fn of_service(&self, role_arn: &str, token_file: &Path, session: &str) -> Result<Credentials, NoKeys> {
         let token = token_of(token_file).await?;
         let form = [
             ("Action", "AssumeRoleWithWebIdentity"),
@@ -121,13 +122,13 @@ impl Amazon {
         let form = form.map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, STRICT))).join("&");
         let headers = [("content-type", "application/x-www-form-urlencoded")];
         let answer = ask(&self.server, Method::POST, "/", &headers, form.into()).await?;
-        let body = self.good(&answer).map_err(|refusal| without(&refusal, &token))?;
+        let body = self.good(&answer).map_err(|none| none.without(&token))?;
         let assumed = quick_xml::de::from_reader::<_, Assumed>(body);
         let assumed = assumed.map_err(|_| format!("{} gives no keys for the role {role_arn}", self.server.endpoint))?;
         Ok(assumed.result.credentials)
     }
 
-    async fn of_container(&self, path: &str, proof: &Proof) -> Result<Credentials, String> {
+    async fn of_container(&self, path: &str, proof: &Proof) -> Result<Credentials, NoKeys> {
         let token = match proof {
             Proof::Nothing => None,
             Proof::Token(token) => Some(token.clone()),
@@ -136,11 +137,12 @@ impl Amazon {
         let token = token.as_ref().map(Secret::expose);
         let headers: Vec<_> = token.iter().map(|token| (AUTHORIZATION.as_str(), *token)).collect();
         let answer = ask(&self.server, Method::GET, path, &headers, Bytes::new()).await?;
-        let body = self.good(&answer).map_err(|refusal| without(&refusal, token.unwrap_or_default()))?;
-        serde_json::from_slice(body).map_err(|_| format!("{} gives no keys of the container", self.server.endpoint))
+        let body = self.good(&answer).map_err(|none| none.without(token.unwrap_or_default()))?;
+        let told = serde_json::from_slice(body);
+        told.map_err(|_| format!("{} gives no keys of the container", self.server.endpoint).into())
     }
 
-    async fn of_machine(&self, may_lack_session: bool) -> Result<Credentials, String> {
+    async fn of_machine(&self, may_lack_session: bool) -> Result<Credentials, NoKeys> {
         const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
         let wish = [("x-aws-ec2-metadata-token-ttl-seconds", SESSION_S)];
         let answer = ask(&self.server, Method::PUT, "/latest/api/token", &wish, Bytes::new()).await?;
@@ -155,12 +157,13 @@ impl Amazon {
         let path = format!("{ROLES}{}", utf8_percent_encode(role, STRICT));
         let answer = ask(&self.server, Method::GET, &path, &headers, Bytes::new()).await?;
         let body = self.good(&answer)?;
-        serde_json::from_slice(body).map_err(|_| format!("the metadata server gives no keys for the role {role}"))
+        let told = serde_json::from_slice(body);
+        told.map_err(|_| format!("the metadata server gives no keys for the role {role}").into())
     }
 
     /// What a good answer says.
-    fn good<'a>(&self, answer: &'a Answer) -> Result<&'a [u8], String> {
-        if answer.status.is_success() { Ok(&answer.body) } else { Err(self.refusal(answer)) }
+    fn good<'a>(&self, answer: &'a Answer) -> Result<&'a [u8], NoKeys> {
+        if answer.status.is_success() { Ok(&answer.body) } else { Err(self.refusal(answer).into()) }
     }
 
     /// What a refusal says: XML of STS, JSON of others, or nothing that can be read.
@@ -171,11 +174,6 @@ impl Amazon {
         let said = [self.server.endpoint.as_str(), "says HTTP", answer.status.as_str(), &code, &message];
         said.into_iter().filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
     }
-}
-
-/// A refusal without the token that was shown: who refuses it may quote it.
-fn without(refusal: &str, token: &str) -> String {
-    if token.is_empty() { refusal.to_owned() } else { refusal.replace(token, "***") }
 }
 
 /// Keys, as metadata servers and STS spell them.

@@ -168,7 +168,12 @@ impl Client {
             404 => Error::NotFound { path },
             413 if failure.message.to_ascii_lowercase().contains("quota") => Error::NoSpace { path },
             507 => Error::NoSpace { path },
-            429 | 503 => Error::Throttled { endpoint: self.web.endpoint.clone(), reason, retry_after: None },
+            // The first is what its rate limits say, and the second what they said before.
+            429 | 498 => Error::Throttled { endpoint: self.web.endpoint.clone(), reason, retry_after: None },
+            502..=504 => {
+                let (endpoint, advice) = (self.web.endpoint.clone(), self.web.advice.unreachable);
+                Error::Unreachable { endpoint, reason, advice }
+            }
             _ => store_error(shown, reason),
         }
     }

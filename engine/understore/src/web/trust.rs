@@ -37,6 +37,9 @@ pub(crate) fn certificates<C, E: std::error::Error>(
     }
 }
 
+/// What a server says of its own trouble, which may pass.
+const PASSES: &str = "received fatal alert: InternalError";
+
 /// Words of rustls, and what to do about what they say. The libraries above it keep the kinds of these failures to
 /// themselves. The first that fits counts.
 const TROUBLES: &[(&str, &str)] = &[
@@ -80,11 +83,13 @@ const TROUBLES: &[(&str, &str)] = &[
         "peer is incompatible",
         "it and this machine have no safe way to speak TLS in common: let it speak TLS 1.2 or 1.3",
     ),
+    (PASSES, ""),
     ("received fatal alert", "it refused the handshake: see its log, and whether the name in the endpoint is its own"),
     ("peer misbehaved", "it broke the rules of TLS: see what stands between it and this machine"),
 ];
 
 /// What to do about a connection that failed for this reason in its handshake; `None` if it failed otherwise.
 pub(crate) fn advice_of_tls(reason: &str) -> Option<&'static str> {
-    TROUBLES.iter().find(|(words, _)| reason.contains(words)).map(|(_, advice)| *advice)
+    let trouble = TROUBLES.iter().find(|(words, _)| reason.contains(words));
+    trouble.filter(|(words, _)| *words != PASSES).map(|(_, advice)| *advice)
 }

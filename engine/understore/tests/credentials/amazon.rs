@@ -11,11 +11,13 @@ use http::{Request, Response};
 use crate::{
     desk::{Desk, Keys, field, has, header, line, said},
     logged::Log,
-    login::is_refused,
+    login::{is_away, is_half, is_refused},
 };
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/storage";
 const FIXED: &str = "hidden-fixed";
+/// A token that is shown when nobody is there.
+const AT_NIGHT: &str = "hidden-at-night";
 
 /// STS, what ECS and EKS have beside a container, and the metadata server.
 fn answer(desk: &Desk, asked: &Request<String>) -> Response<String> {
@@ -51,6 +53,9 @@ fn post(desk: &Desk, asked: &Request<String>, line: &str) -> Response<String> {
         "POST https://sts.us-east-1.amazonaws.com/" => {
             let asks = [("Action", "AssumeRoleWithWebIdentity"), ("Version", "2011-06-15"), ("RoleArn", ROLE)];
             let shown = field(asked.body(), "WebIdentityToken");
+            if shown == AT_NIGHT {
+                return said(503, "");
+            }
             if has(asked.body(), &asks) && desk.is_proof(&shown) && !field(asked.body(), "RoleSessionName").is_empty() {
                 return said(200, assumed(&desk.give_keys()));
             }
@@ -184,6 +189,13 @@ async fn refusals(desk: &Desk, mount: &MountSpec) {
         ["https://sts.us-east-1.amazonaws.com", "InvalidIdentityToken", "aws_role_arn", "aws_web_identity_token_file"];
     is_refused(&pod(&wrong), &names).await;
     is_refused(&pod("/no/such/token"), &["/no/such/token", "aws_web_identity_token_file"]).await;
+    let night = desk.file("night", AT_NIGHT);
+    is_away(&pod(&night), &["https://sts.us-east-1.amazonaws.com", "503", "gives the keys"]).await;
+    let empty = desk.file("empty", "\n");
+    is_refused(&pod(&empty), &["empty", "aws_web_identity_token_file"]).await;
+    is_half(&mount.clone().option("aws_role_arn", ROLE), &["aws_role_arn", "aws_web_identity_token_file"]);
+    let container = mount.clone().option("aws_container_authorization_token_file", &wrong);
+    is_half(&container, &["aws_container_authorization_token_file", "aws_container_credentials_full_uri"]);
     let full = "http://169.254.170.23/v1/credentials";
     let eks = mount.clone().option("aws_container_credentials_full_uri", full);
     let names = ["http://169.254.170.23", "InvalidToken", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"];

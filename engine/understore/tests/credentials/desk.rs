@@ -22,7 +22,7 @@ use tempfile::TempDir;
 
 use crate::login::{use_store, use_store_alone};
 
-/// How long what is given is good: so short that every mount asks for more at its next request.
+/// How long what is given is good: so short that every mount soon asks for more.
 pub(crate) const LIFE_S: i64 = 200;
 
 /// Keys for a while.

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 
 /// The mount of a process of its own: its URI and its options.
 const MOUNT: &str = "CITIUS_TEST_MOUNT";
-/// Credentials that are about to end are kept for a tenth of a second by `object_store`.
+/// Credentials that are about to end are kept for a tenth of a second, also by `object_store`.
 const KEPT: Duration = Duration::from_millis(150);
 
 /// Writes, reads and lists, with more than one login if what a login gives is about to end.
@@ -57,12 +57,32 @@ pub(crate) async fn of_this_process() {
 
 /// A login that is refused is told with the names of what to change, and with nothing that was shown.
 pub(crate) async fn is_refused(spec: &MountSpec, names: &[&str]) {
+    let error = failure(spec, names).await;
+    assert!(matches!(error, Error::MissingKeys { .. }), "{error:?}");
+}
+
+/// Whoever gives keys and is not there for now is no refusal: what needs them can be done later.
+pub(crate) async fn is_away(spec: &MountSpec, names: &[&str]) {
+    let error = failure(spec, names).await;
+    assert!(matches!(error, Error::Unreachable { .. }) && error.is_transient(), "{error:?}");
+}
+
+async fn failure(spec: &MountSpec, names: &[&str]) -> Error {
     let store = open(spec).unwrap();
     let error = store.check().await.unwrap_err();
-    assert!(matches!(error, Error::MissingKeys { .. }), "{error:?}");
     for name in names {
         assert!(error.to_string().contains(name), "{name} is not in: {error}");
     }
     let text = format!("{spec:?} {store:?} {error} {error:?}");
     assert!(!text.contains("hidden"), "{text}");
+    error
+}
+
+/// An option that says nothing without another one is refused with the name of that.
+pub(crate) fn is_half(spec: &MountSpec, names: &[&str]) {
+    let error = open(spec).unwrap_err();
+    assert!(matches!(error, Error::InvalidOption { .. }), "{error:?}");
+    for name in names {
+        assert!(error.to_string().contains(name), "{name} is not in: {error}");
+    }
 }
