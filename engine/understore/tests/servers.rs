@@ -12,6 +12,7 @@ use citius_understore::{
         Azurite, CephGateway, CephStore, Dialect, Gluster, Hdfs, S3Bucket, SeaweedFs, Server, StandIn, call, get,
     },
 };
+use futures::StreamExt;
 use http::{Method, Request, StatusCode};
 use object_store::{
     ClientOptions, ObjectStore, ObjectStoreExt, PutMode, PutPayload, UpdateVersion,
@@ -171,8 +172,25 @@ async fn gluster() {
     waits_while_paused(&server, writing).await.unwrap().unwrap();
     server.restart().await.unwrap();
     assert_eq!(std::fs::read(path.join("folder/file")).unwrap(), CONTENT);
+    is_found_again(&mut server).await;
     server.stop().unwrap();
     assert!(!path.exists(), "the mount or its folder is left");
+}
+
+/// A mount of a folder outlives the client of its file system: what was open is gone with that, and is opened anew.
+async fn is_found_again(server: &mut Gluster) {
+    let spec = MountSpec::new(format!("file://{}/folder", server.path().display()));
+    let store = open(&spec).unwrap();
+    let file = StorePath::parse("file").unwrap();
+    store.check().await.unwrap();
+    server.mount_again().await.unwrap();
+    // The kernel remembers names and lengths for a while, and has no descriptor to give.
+    let page = store.list(&StorePath::root(), "").next().await.unwrap();
+    assert!(page.as_ref().is_err_and(Error::is_transient), "{page:?}");
+    assert_eq!(store.stat(&file).await.unwrap().len, CONTENT.len() as u64);
+    let page = store.list(&StorePath::root(), "").next().await.unwrap().unwrap();
+    assert!(page.entries.iter().any(|entry| entry.name == "file"), "{page:?}");
+    store.check().await.unwrap();
 }
 
 #[tokio::test]

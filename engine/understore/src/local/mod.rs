@@ -26,10 +26,11 @@ use std::{
     ops::Range,
     os::{fd::OwnedFd, unix::fs::FileExt},
     path::PathBuf,
-    sync::{Arc, OnceLock},
+    sync::Arc,
 };
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use rustix::{
     fs::{self, AtFlags, Mode},
     io::Errno,
@@ -61,8 +62,8 @@ pub struct LocalStore {
 #[derive(Debug)]
 struct Inner {
     folder: PathBuf,
-    /// Opened by the first call.
-    root: OnceLock<Root>,
+    /// Opened by the first call, and anew after its file system was mounted again.
+    root: RwLock<Option<Arc<Root>>>,
     uri: String,
     known: KnownNames,
     traffic: Traffic,
@@ -71,17 +72,28 @@ struct Inner {
 
 impl Inner {
     /// The open folder.
-    fn root(&self) -> &Root {
-        self.root.get().expect("every call opens the folder before it does anything")
+    fn root(&self) -> Arc<Root> {
+        self.root.read().clone().expect("every call opens the folder before it does anything")
     }
 
     /// Opens the folder if no call has done so yet. It asks the file system.
-    fn open_root(&self) -> Result<&Root> {
-        if let Some(root) = self.root.get() {
-            return Ok(root);
+    fn open_root(&self) -> Result<()> {
+        if self.root.read().is_none() {
+            let root = Arc::new(Root::open(self.folder.clone())?);
+            self.root.write().get_or_insert(root);
         }
-        let root = Root::open(self.folder.clone())?;
-        Ok(self.root.get_or_init(|| root))
+        Ok(())
+    }
+
+    /// After a failure that the loss of the whole file system would explain: if it is mounted anew, the next call finds it.
+    fn reopen_root(&self) {
+        let root = self.root();
+        let Some(now) = root.reopened() else { return };
+        let mut held = self.root.write();
+        if held.as_ref().is_some_and(|held| Arc::ptr_eq(held, &root)) {
+            tracing::info!(uri = self.uri, "its file system was mounted anew, and the folder is opened there");
+            *held = Some(Arc::new(now));
+        }
     }
 
     /// Runs a call about `path` on a blocking thread.
@@ -92,7 +104,14 @@ impl Inner {
         work: impl FnOnce(&Arc<Self>) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let inner = Arc::clone(self);
-        let made = self.calls.make(call, move || inner.open_root().and_then(|_| work(&inner)));
+        let made = self.calls.make(call, move || {
+            inner.open_root()?;
+            let done = work(&inner);
+            if done.as_ref().is_err_and(may_be_lost) {
+                inner.reopen_root();
+            }
+            done
+        });
         made.await.unwrap_or_else(|no_answer| match no_answer {
             NoAnswer::Late(patience) => {
                 let target = if path.is_empty() { self.uri.clone() } else { format!("{}/{path}", self.uri) };
@@ -116,7 +135,7 @@ impl LocalStore {
             return Err(Error::InvalidUri { uri, reason });
         }
         let (known, traffic, calls) = (KnownNames::default(), Traffic::default(), Calls::new(patience));
-        Ok(Self { inner: Arc::new(Inner { folder, root: OnceLock::new(), uri, known, traffic, calls }) })
+        Ok(Self { inner: Arc::new(Inner { folder, root: RwLock::default(), uri, known, traffic, calls }) })
     }
 
     /// Runs a call of one operation on a blocking thread.
@@ -286,7 +305,7 @@ impl UnderStore for LocalStore {
     }
 
     fn local(&self) -> Option<&dyn LocalReads> {
-        self.inner.root.get().is_some_and(Root::is_near).then_some(self)
+        self.inner.root.read().as_ref().is_some_and(|root| root.is_near()).then_some(self)
     }
 }
 
@@ -313,6 +332,11 @@ impl LocalReads for LocalStore {
     fn check_local(&self, path: &StorePath, fd: &OwnedFd, token: &VersionToken) -> Result<()> {
         check_version(fd, path, token)
     }
+}
+
+/// Whether a failure may be that of everything in the folder.
+fn may_be_lost(error: &Error) -> bool {
+    matches!(error, Error::Io { .. } if error.is_transient()) || matches!(error, Error::MissingFolder { .. })
 }
 
 fn open_version(inner: &Inner, path: &StorePath, token: &VersionToken) -> Result<OwnedFd> {

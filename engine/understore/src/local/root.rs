@@ -10,7 +10,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags},
+    fs::{self, AtFlags, FileType, FsWord, Mode, OFlags, ResolveFlags, StatxFlags},
     io::Errno,
 };
 
@@ -27,7 +27,8 @@ pub(super) const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlag
 pub(super) struct Root {
     dir: OwnedFd,
     shown: PathBuf,
-    is_near: bool,
+    /// Of which kind its file system is, where that could be asked.
+    magic: Option<FsWord>,
 }
 
 impl Root {
@@ -37,8 +38,8 @@ impl Root {
         let path = || folder.display().to_string();
         match fs::open(&folder, flags, Mode::empty()) {
             Ok(dir) => {
-                let is_near = fs::fstatfs(&dir).is_ok_and(|statfs| near::answers_at_once(statfs.f_type));
-                Ok(Self { dir, shown: folder, is_near })
+                let magic = fs::fstatfs(&dir).ok().map(|statfs| statfs.f_type);
+                Ok(Self { dir, shown: folder, magic })
             }
             Err(Errno::NOENT) => Err(Error::MissingFolder { path: path() }),
             Err(Errno::NOTDIR) => Err(Error::NotAFolder { path: path() }),
@@ -77,7 +78,16 @@ impl Root {
 
     /// Whether the folder lies in a file system that answers at once.
     pub(super) fn is_near(&self) -> bool {
-        self.is_near
+        self.magic.is_some_and(near::answers_at_once)
+    }
+
+    /// The folder in a file system that was mounted in the place of this one, if this one does not answer any more: a FUSE
+    /// client that ended, a handle that its NFS server has forgotten. What is beneath a mount that is gone is not it,
+    /// and of another kind where it could be told.
+    pub(super) fn reopened(&self) -> Option<Self> {
+        fs::fstatfs(&self.dir).err()?;
+        let now = Self::open(self.shown.clone()).ok()?;
+        (now.magic.is_some() && now.magic == self.magic.or(now.magic)).then_some(now)
     }
 
     /// What is at a path, seen without leaving the folder's own file system: another one that is mounted below it may be

@@ -271,7 +271,7 @@ pub(super) fn rename_checked(
             }
         }
     }
-    if is_one_file((from_dir, from), (to_dir, to.name())) {
+    if are_links((from_dir, from), (to_dir, to.name())) {
         // The kernel's rename would leave both names.
         return fs::unlinkat(from_dir, from, AtFlags::empty()).map_err(failed);
     }
@@ -288,7 +288,7 @@ fn rename_by_link(from @ (from_dir, from_name): NameIn<'_>, to @ (to_dir, to_nam
     match fs::linkat(from_dir, from_name, to_dir, to_name, AtFlags::empty()) {
         Ok(()) => {}
         // An earlier call made the link, or this one, whose first answer was lost on the way.
-        Err(Errno::EXIST) if is_one_file(from, to) => {}
+        Err(Errno::EXIST) if are_links(from, to) => {}
         Err(Errno::PERM | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL | Errno::MLINK | Errno::ISDIR) => {
             return match fs::statat(to_dir, to_name, AtFlags::SYMLINK_NOFOLLOW) {
                 Ok(_) => Err(Errno::EXIST),
@@ -301,12 +301,29 @@ fn rename_by_link(from @ (from_dir, from_name): NameIn<'_>, to @ (to_dir, to_nam
     Ok(true)
 }
 
-/// Whether two names are links to one file.
-fn is_one_file(a: NameIn<'_>, b: NameIn<'_>) -> bool {
-    let look = |(dir, name): NameIn<'_>| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+/// Whether two names are links to one file, each an entry of its own: removing one leaves the other. Names that a directory
+/// takes for one, as those do that fold cases, are one entry.
+fn are_links(a: NameIn<'_>, b: NameIn<'_>) -> bool {
     // Most files have one name, and are not compared with anything.
-    let Some(a) = look(a).ok().filter(|a| a.st_nlink > 1) else { return false };
-    look(b).is_ok_and(|b| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
+    let is_same = |a: &fs::Stat, b: &fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    let look = |(dir, name): NameIn<'_>| fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).ok();
+    let Some(first) = look(a).filter(|stat| stat.st_nlink > 1) else { return false };
+    if !look(b).is_some_and(|second| is_same(&first, &second)) {
+        return false;
+    }
+    match (fs::fstat(a.0), fs::fstat(b.0)) {
+        (Ok(one), Ok(other)) if is_same(&one, &other) => a.1 != b.1 && has_entries(b.0, [a.1, b.1]),
+        (Ok(_), Ok(_)) => true,
+        _ => false,
+    }
+}
+
+/// Whether a directory has entries of exactly these two names.
+fn has_entries(dir: &OwnedFd, names: [&str; 2]) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(entries) = fs::openat(dir, ".", flags, Mode::empty()).and_then(fs::Dir::new) else { return false };
+    let named = entries.flatten().filter(|entry| names.map(str::as_bytes).contains(&entry.file_name().to_bytes()));
+    named.count() == names.len()
 }
 
 /// Removes the temporary, then looks whether the path holds this write.
@@ -443,6 +460,23 @@ mod tests {
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    /// An entry is removed only if another of its file stays: a directory that is reached on two ways has one of each name.
+    #[test]
+    fn links_are_entries_of_their_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |path: &std::path::Path| OwnedFd::from(File::open(path).unwrap());
+        std::fs::create_dir(folder.path().join("d")).unwrap();
+        std::fs::write(folder.path().join("a"), "a").unwrap();
+        let (dir, again, below) = (open(folder.path()), open(folder.path()), open(&folder.path().join("d")));
+        assert!(!are_links((&dir, "a"), (&again, "a")), "it has no other");
+        for link in ["b", "d/a"] {
+            std::fs::hard_link(folder.path().join("a"), folder.path().join(link)).unwrap();
+        }
+        assert!(!are_links((&dir, "a"), (&again, "a")), "one entry");
+        assert!(are_links((&dir, "a"), (&again, "b")) && are_links((&dir, "a"), (&below, "a")));
+        assert!(has_entries(&dir, ["a", "b"]) && !has_entries(&dir, ["a", "B"]));
     }
 
     /// GlusterFS and CephFS once let two writers create one file, because it was only looked before.

@@ -38,14 +38,8 @@ impl Gluster {
         let installed = install("gluster").await?;
         let folder = fresh::folder("gluster")?;
         let server = serve(folder.path(), Network::Own).await?;
-        let mount = mount_of(&folder);
-        std::fs::create_dir(&mount)?;
-        let mut command = Command::new("glusterfs");
-        command.args(["--no-daemon", "--volfile-server=127.0.0.1", "--volfile-id=/citius", "--log-level=WARNING"]);
-        command.arg(format!("--log-file={}", folder.path().join("client.log").display())).arg(&mount);
-        let walls = Walls { network: Network::Of(server.pid()), mount: Some(&mount) };
-        let mut client = Guard::start(folder.path(), "client", walls, &command)?;
-        client.mounted(&mount).await?;
+        std::fs::create_dir(mount_of(&folder))?;
+        let client = mount(&folder, &server).await?;
         let gluster = Self { client, server, folder, installed };
         gluster.reached().await?;
         Ok(gluster)
@@ -68,6 +62,16 @@ impl Gluster {
     pub async fn restart(&mut self) -> io::Result<()> {
         self.server.end();
         self.server = serve(self.folder.path(), Network::Of(self.client.pid())).await?;
+        self.reached().await
+    }
+
+    /// Ends the client that the volume is mounted by, by SIGKILL, and mounts it again.
+    ///
+    /// # Errors
+    /// As [`Gluster::start`].
+    pub async fn mount_again(&mut self) -> io::Result<()> {
+        self.client.end();
+        self.client = mount(&self.folder, &self.server).await?;
         self.reached().await
     }
 
@@ -101,6 +105,17 @@ impl Server for Gluster {
 
 fn mount_of(folder: &TempDir) -> PathBuf {
     folder.path().join("mount")
+}
+
+async fn mount(folder: &TempDir, server: &Guard) -> io::Result<Guard> {
+    let mount = mount_of(folder);
+    let mut command = Command::new("glusterfs");
+    command.args(["--no-daemon", "--volfile-server=127.0.0.1", "--volfile-id=/citius", "--log-level=WARNING"]);
+    command.arg(format!("--log-file={}", folder.path().join("client.log").display())).arg(&mount);
+    let walls = Walls { network: Network::Of(server.pid()), mount: Some(&mount) };
+    let mut client = Guard::start(folder.path(), "client", walls, &command)?;
+    client.mounted(&mount).await?;
+    Ok(client)
 }
 
 async fn serve(folder: &Path, network: Network) -> io::Result<Guard> {
