@@ -28,6 +28,7 @@ mod batch;
 mod checkup;
 mod failure;
 mod fault;
+mod halves;
 mod ledger;
 mod listing;
 mod locks;

@@ -15,6 +15,7 @@ use futures::StreamExt;
 
 use super::abreast::abreast;
 use super::batch::Prepared;
+use super::halves::is_half;
 use super::locks::{Locked, Reach, Want};
 use super::mounts::Mounted;
 use super::provisions::{Directory, Provisions};
@@ -387,8 +388,10 @@ async fn rename(
         Err(error) => return Err(error),
         Ok(_) => {}
     }
-    // What stands at the target may be the first half of our own work.
-    let condition = if overwrite || is_resumed { Condition::Any } else { Condition::MustNotExist };
+    // What stands at the target may be the first half of our own work, where a rename has two.
+    let is_half_done =
+        is_resumed && !overwrite && !store.capabilities().native_rename && is_half(store, from, to).await?;
+    let condition = if overwrite || is_half_done { Condition::Any } else { Condition::MustNotExist };
     let moved = store.rename(from, to, &condition).await?;
     Ok(if moved.is_file() { Changed::Name } else { Changed::Tree })
 }

@@ -5,7 +5,7 @@ use crate::rig::{Rig, beat, eventually, register, store_path};
 use crate::writes::intend;
 use citius_control::{FaultHook, FaultPoint};
 use citius_understore::FileId;
-use citius_wire::{FileKey, Operation, Outcome, Status, WriteType};
+use citius_wire::{Failure, FileKey, Operation, Outcome, Status, WriteType};
 use std::fs;
 use std::path::Path;
 
@@ -89,6 +89,37 @@ fn intents_are_resumed_from_each_step() {
             assert!(!cluster.warnings.iter().any(|it| it.contains("changes of names")), "{:?}", cluster.warnings);
         }
     }
+}
+
+/// A rename that may not overwrite, and was cut short before its store did anything, leaves what somebody else put at its
+/// target meanwhile.
+#[test]
+fn a_resumed_rename_overwrites_nothing_of_others() {
+    let mut rig = Rig::with(|config| config.fault = Some(FaultHook::new(|here| here == FaultPoint::IntentLogged)));
+    fs::write(rig.root().join("a"), "ours").unwrap();
+    let mut client = rig.client();
+    let rename = || Operation::Rename { from: "/a".into(), to: "/b".into(), overwrite: false };
+    client.batch_at(1, vec![rename()]).remove(0).unwrap_err();
+    rig.crash();
+    fs::write(rig.root().join("b"), "another's").unwrap();
+    rig.start(|_| {});
+    let mut client = rig.client();
+    let refused = eventually_refused(&mut client, rename);
+    assert_eq!(refused.status, Status::AlreadyExists, "{refused}");
+    assert_eq!(fs::read(rig.root().join("a")).unwrap(), b"ours");
+    assert_eq!(fs::read(rig.root().join("b")).unwrap(), b"another's");
+}
+
+/// The answer of an intent that comes to nothing, once it has.
+fn eventually_refused(client: &mut Client, ask: impl Fn() -> Operation) -> Failure {
+    let mut refused = None;
+    eventually("the retry is answered", || {
+        let failure = client.batch_at(1, vec![ask()]).remove(0).unwrap_err();
+        let is_over = failure.status != Status::Unavailable;
+        refused = is_over.then_some(failure);
+        is_over
+    });
+    refused.unwrap()
 }
 
 /// A rename holds its readers until the store has done it: nobody sees the name at neither place, or at both.

@@ -54,6 +54,24 @@ async fn what_a_store_cannot_hold_is_refused_before_it_is_sent() {
     assert_eq!(bucket.all_keys().len(), 0);
 }
 
+/// A directory is copied only if all of it can be: a name that is too long in its new place is found before that, and be it
+/// the last of many.
+#[tokio::test]
+async fn a_directory_that_cannot_be_moved_whole_is_not_begun() {
+    const COUNT: usize = 2 * PAGE_ENTRIES_MAX;
+    let bucket = Bucket::default();
+    for number in 0..COUNT {
+        bucket.put_object(&format!("d/part-{number:04}"), Bytes::from_static(b"x"));
+    }
+    let store = bucket.mount("");
+    let long = "z".repeat(store.capabilities().path_bytes_max - "d/".len());
+    bucket.put_object(&format!("d/{long}"), Bytes::from_static(b"x"));
+    let error = store.rename(&path("d"), &path("longer"), &Condition::MustNotExist).await.unwrap_err();
+    assert!(matches!(error, Error::Unnameable { .. }), "{error}");
+    assert!(bucket.all_keys().iter().all(|key| key.starts_with("d/")), "something was copied");
+    assert_eq!(bucket.all_keys().len(), COUNT + 1);
+}
+
 /// A directory that sorts before where a listing begins was told when so many names waited for it that the store was asked.
 #[tokio::test]
 async fn a_listing_begins_where_it_was_asked_to() {

@@ -80,16 +80,19 @@ impl Inner {
             }
         }
         let (from_key, to_key) = (self.dir_key(from)?, self.dir_key(to)?);
-        if self.protocol.rules().markers == Markers::Beside {
-            // Which no listing of its keys has. With it an empty directory moves too.
-            self.put_marker(&to_key, to).await?;
-        }
         let mut next = Begin::First;
         let mut deletions = Vec::new();
         loop {
             let (keys, more) = self.keys(&from_key, false, KEYS_MAX, &next).await?;
             let found: Vec<_> =
                 keys.into_iter().map(|found| self.to_move(found, &from_key, &to_key)).collect::<Result<_>>()?;
+            if let Begin::First = next {
+                self.check_movable(&from_key, &to_key, more.clone()).await?;
+                if self.protocol.rules().markers == Markers::Beside {
+                    // Which no listing of its keys has. With it an empty directory moves too.
+                    self.put_marker(&to_key, to).await?;
+                }
+            }
             let (markers, objects): (Vec<_>, Vec<_>) = found.into_iter().partition(|it| it.key.ends_with('/'));
             self.put_markers(&markers).await?;
             let copies: Vec<_> = objects.iter().map(|it| self.copy(&it.key, &it.object, &it.target, false)).collect();
@@ -104,6 +107,16 @@ impl Inner {
         self.delete_keys(deletions).await?;
         self.delete_beside(&from_key).await?;
         Ok(Stat::dir(0))
+    }
+
+    /// Finds out before anything is copied whether the keys behind the first page can be moved.
+    async fn check_movable(&self, from_key: &str, to_key: &str, mut next: Option<String>) -> Result<()> {
+        while let Some(token) = next {
+            let (keys, more) = self.keys(from_key, false, KEYS_MAX, &Begin::Token(token)).await?;
+            keys.into_iter().try_for_each(|found| self.to_move(found, from_key, to_key).map(drop))?;
+            next = more;
+        }
+        Ok(())
     }
 
     /// Where a key of a directory that is renamed goes.
