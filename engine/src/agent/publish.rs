@@ -50,6 +50,8 @@ const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(10);
 /// What the steps of a publication are called when they fail.
 const WRITING: &str = "writing";
 const PUBLISHING: &str = "publishing";
+/// What is told of a file whose publication has failed, while what is left of it is removed.
+const GIVEN_UP: &str = "the write has failed and is given up, begin it anew";
 
 /// One thing to do for a file being written.
 pub(crate) enum Step {
@@ -104,7 +106,12 @@ impl Publisher {
             return step.accept(key);
         }
         let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = match files.get(&right.file).filter(|sender| !sender.is_closed()) {
+        let sender = match files.get(&right.file) {
+            // A second task would stage anew what the first is removing.
+            Some(sender) if sender.is_closed() => {
+                drop(files);
+                return step.refuse(Failure::new(Status::UnderStore, GIVEN_UP));
+            }
             Some(sender) => sender.clone(),
             None if files.len() >= FILES_MAX => {
                 drop(files);
@@ -192,13 +199,13 @@ async fn run(node: &Arc<Node>, right: Arc<Right>, mut steps: mpsc::Receiver<Step
                 }
             }
         };
-        // A write of which a part may be missing stays failed: what follows is told the first reason.
-        publication.abandon().await;
+        // A write of which a part may be missing stays failed: what follows is told the first reason, and at once, for a
+        // store that is away may keep the rest waiting.
         steps.close();
         while let Some(step) = steps.recv().await {
             step.refuse(failure.clone());
         }
-        return;
+        return publication.abandon().await;
     }
 }
 
@@ -364,7 +371,7 @@ impl Publication<'_> {
                 Ok(token)
             }
             Ok(Settled::Absent) => Err(Unpublished::Never(unpublished(self.failed(PUBLISHING, &error)))),
-            Err(settling) => Err(Unpublished::Unknown(unknown(&settling))),
+            Err(settling) => Err(Unpublished::Unknown(unknown(&self.failed(PUBLISHING, &error), &settling))),
         }
     }
 
@@ -449,10 +456,11 @@ fn last_word(failure: Failure) -> Failure {
 }
 
 /// Why a writer is not told how its publication ended. Not a failure that may pass: who asked again would be told the same.
-fn unknown(settling: &Failure) -> Failure {
+fn unknown(failed: &Failure, settling: &Failure) -> Failure {
     let words = format!(
-        "{}; whether it is published is found out when the under-store answers, and until then nobody else can write it",
-        settling.message
+        "{}; whether it is published could not be found out ({}), and is when the under-store answers: until then nobody \
+         else can write it",
+        failed.message, settling.message
     );
     Failure::new(Status::UnderStore, words)
 }

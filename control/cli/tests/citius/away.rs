@@ -80,9 +80,9 @@ impl Door {
         // A listener is open for a moment more in each process that was being started when it was closed here.
         let listener =
             poll("the address is free again", || TcpListener::bind(self.address()).map_err(|e| e.to_string()));
+        // One of its own: a connection of before that is yet to notice it shuts what is past.
+        self.state = Arc::new(DoorState::new());
         let (state, server) = (Arc::clone(&self.state), self.server.clone());
-        state.left.store(i64::MAX, Ordering::SeqCst);
-        state.shut.store(false, Ordering::SeqCst);
         self.listening = Some(std::thread::spawn(move || {
             for stream in listener.incoming() {
                 if state.shut.load(Ordering::SeqCst) {
@@ -350,7 +350,7 @@ impl Told {
     fn of(said: &str) -> Self {
         if said.contains("it is tried again until it is done") {
             Self::PutOff
-        } else if said.contains("whether it is published is found out") {
+        } else if said.contains("whether it is published could not be found out") {
             Self::Unknown
         } else {
             Self::Refused
