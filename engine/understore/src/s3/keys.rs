@@ -138,7 +138,7 @@ impl Signer for V4Signer {
         Failure::of(answer).is_some_and(|failure| failure.refuses_keys())
     }
 
-    async fn renew(&self) -> Result<bool> {
+    async fn renew(&self, _signed: Instant) -> Result<bool> {
         Ok(self.source.renew().await)
     }
 }
@@ -177,7 +177,7 @@ impl Signer for Bearer {
         Failure::of(answer).is_some_and(|failure| failure.refuses_keys())
     }
 
-    async fn renew(&self) -> Result<bool> {
+    async fn renew(&self, _signed: Instant) -> Result<bool> {
         Ok(self.tokens.remake())
     }
 }
