@@ -21,6 +21,11 @@ use citius_understore::{
     },
 };
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy, sink},
+    net::{TcpListener, TcpStream},
+};
+
 use self::files::{body, get, path, put};
 
 /// Bytes of a file that takes many calls to read and to write.
@@ -311,4 +316,51 @@ fn kerberos_without_its_library_says_so() {
     secured.variables.push(("LD_LIBRARY_PATH", folder.path().display().to_string()));
     run_alone(THIS, &secured.variables);
     secured.stop();
+}
+
+/// Stands between clients and a data node, and keeps its answers to itself once a client has said its last. Counts those.
+async fn forget_last_answers(pair: &HdfsPair) -> Arc<AtomicUsize> {
+    let listener = TcpListener::bind(pair.data_node_by_name()).await.unwrap();
+    let (data_node, forgotten) = (pair.data_node(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&forgotten);
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (server, count) = (TcpStream::connect(&data_node).await.unwrap(), Arc::clone(&count));
+            tokio::spawn(async move {
+                let ((mut asks, mut hears), (mut says, mut takes)) = (client.into_split(), server.into_split());
+                let answers = async {
+                    let mut buffer = vec![0; 64 << 10];
+                    while let Ok(len @ 1..) = says.read(&mut buffer).await {
+                        // A client's last word comes right behind the one before, and so before the answer to it.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        hears.write_all(&buffer[..len]).await.unwrap();
+                    }
+                };
+                tokio::select! {
+                    said = copy(&mut asks, &mut takes) => said.map(drop).unwrap(),
+                    () = answers => return,
+                }
+                count.fetch_add(1, Ordering::Relaxed);
+                drop((asks, hears));
+                takes.shutdown().await.unwrap();
+                copy(&mut says, &mut sink()).await.unwrap();
+            });
+        }
+    });
+    forgotten
+}
+
+/// The story: where content is encrypted by SASL, the client sends an empty message after the last packet. A data node that had
+/// closed the connection reset it, and one write in some thousands failed whose content was safe.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_its_writer_cannot_close_is_closed_by_the_name_node() {
+    let pair = HdfsPair::start(NameNode::First).await.unwrap();
+    let forgotten = forget_last_answers(&pair).await;
+    let writer = citius_understore::open(&pair_spec(&pair).option("dfs.client.use.datanode.hostname", "true")).unwrap();
+    let (at, content) = (path("forgotten"), body(100_000, 1));
+    let token = put(&*writer, &at, 1, &content).await.unwrap();
+    assert_eq!(forgotten.load(Ordering::Relaxed), 1, "the data node's last answer was not kept back");
+    let reader = citius_understore::open(&pair_spec(&pair)).unwrap();
+    assert!(get(&*reader, &at, &token, content.len()).await.unwrap() == content);
+    pair.stop().unwrap();
 }

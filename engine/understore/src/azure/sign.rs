@@ -1,5 +1,7 @@
 //! Who asks: an account's key, a shared access signature, or a token of Entra ID.
 
+use std::time::Instant;
+
 use async_trait::async_trait;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -176,7 +178,7 @@ impl Signer for Tokens {
         self.token().await.map(drop)
     }
 
-    async fn renew(&self) -> Result<bool> {
+    async fn renew(&self, _signed: Instant) -> Result<bool> {
         Ok(self.credentials.remake())
     }
 }

@@ -7,8 +7,9 @@
 //!   not pass the number on; so where a file replaces one of its own length, its time is set one millisecond later
 //!   if it is not later by itself.
 //! - A rename happens in one step under the name node's lock, onto nothing or over a file, as is asked.
-//! - A file is finished by `hsync` and close: its last block lies on the disks of its data nodes. Files of an
-//!   erasure-coded folder know no `hsync`.
+//! - A file is finished by `hsync` and close: its last block lies on the disks of its data nodes. Where the close fails
+//!   after that, the name node is asked to close the file, as it does for writers that are gone (`recoverLease`). Files of
+//!   an erasure-coded folder know no `hsync`.
 //! - A file is created in the mount's own staging folder. It has the encryption zone, the erasure coding and the default
 //!   access list of that folder, not of the one that it is renamed to; HDFS refuses a rename into another
 //!   encryption zone.
@@ -18,7 +19,7 @@
 
 mod connect;
 
-use std::io;
+use std::{io, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -38,6 +39,10 @@ use crate::{
 };
 
 const MILLISECOND_NS: i64 = 1_000_000;
+/// How often a name node is asked to close a file for its writer, and the pause after each time. Data nodes are told of it by
+/// their next heartbeat, every three seconds, and old name nodes begin anew when they are asked meanwhile.
+const CLOSE_TRIES_MAX: usize = 6;
+const CLOSE_PAUSE: Duration = Duration::from_secs(5);
 /// Says to `set_times` that a time stays as it is.
 const UNCHANGED: u64 = u64::MAX;
 /// Permissions of a directory that is its owner's alone.
@@ -151,9 +156,11 @@ impl Protocol for Hdfs {
     }
 
     async fn create(&self, path: &str, shown: &str) -> Result<Box<dyn Sink>> {
-        let created = self.client.create(&self.at(path), &self.options).await;
+        let at = self.at(path);
+        let created = self.client.create(&at, &self.options).await;
         let writer = created.map_err(|error| self.failed(path, error))?;
-        Ok(Box::new(HdfsSink { writer, endpoint: self.endpoint.clone(), path: shown.to_owned() }))
+        let (client, endpoint) = (self.client.clone(), self.endpoint.clone());
+        Ok(Box::new(HdfsSink { writer, client, at, endpoint, path: shown.to_owned() }))
     }
 
     async fn mkdir(&self, path: &str, is_private: bool) -> Result<()> {
@@ -212,8 +219,29 @@ fn node_of(status: &FileStatus) -> Node {
 /// A file that is being written. The client renews its lease until it is closed or dropped.
 struct HdfsSink {
     writer: FileWriter,
+    client: Client,
+    /// Where it lies in the cluster.
+    at: String,
     endpoint: String,
+    /// What errors call it.
     path: String,
+}
+
+impl HdfsSink {
+    /// Has the name node close the file with what its data nodes have of it, and says whether that was done.
+    async fn is_closed_without_us(&self) -> bool {
+        for _ in 0..CLOSE_TRIES_MAX {
+            match self.client.recover_lease(&self.at).await {
+                Ok(true) => return true,
+                Ok(false) => tokio::time::sleep(CLOSE_PAUSE).await,
+                Err(error) => {
+                    tracing::debug!(%error, path = self.path, "the name node does not close the file");
+                    return false;
+                }
+            }
+        }
+        false
+    }
 }
 
 #[async_trait]
@@ -224,12 +252,22 @@ impl Sink for HdfsSink {
     }
 
     async fn finish(&mut self) -> Result<()> {
-        match self.writer.hsync().await {
+        let is_synced = match self.writer.hsync().await {
+            Ok(()) => true,
             // That is how an erasure-coded file answers.
-            Ok(()) | Err(HdfsError::OperationFailed(_)) => {}
+            Err(HdfsError::OperationFailed(_)) => false,
             Err(error) => return Err(failed(&self.endpoint, &self.path, error)),
+        };
+        match Box::pin(self.writer.close()).await {
+            // Every byte is on the disks of the data nodes. Where content is signed or encrypted by SASL, the client sends
+            // an empty message after the last packet; a data node that has closed the connection by then resets it, and
+            // the client takes the file for lost.
+            Err(error) if is_synced && self.is_closed_without_us().await => {
+                tracing::debug!(%error, path = self.path, "the name node closed the file, and its writer could not");
+                Ok(())
+            }
+            closed => closed.map_err(|error| failed(&self.endpoint, &self.path, error)),
         }
-        Box::pin(self.writer.close()).await.map_err(|error| failed(&self.endpoint, &self.path, error))
     }
 }
 

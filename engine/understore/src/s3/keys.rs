@@ -231,7 +231,7 @@ impl Signer for V4Signer {
         Failure::of(answer).is_some_and(|failure| failure.refuses_keys())
     }
 
-    async fn renew(&self) -> Result<bool> {
+    async fn renew(&self, _signed: Instant) -> Result<bool> {
         Ok(self.source.renew().await)
     }
 }
@@ -270,7 +270,7 @@ impl Signer for Bearer {
         Failure::of(answer).is_some_and(|failure| failure.refuses_keys())
     }
 
-    async fn renew(&self) -> Result<bool> {
+    async fn renew(&self, _signed: Instant) -> Result<bool> {
         Ok(self.tokens.remake())
     }
 }

@@ -53,6 +53,16 @@ impl<'a> Request<'a> {
     pub(super) fn segment(operation: Operation, method: Method, key: &'a str) -> Self {
         Self { place: Place::Segments, ..Self::new(operation, method, key) }
     }
+
+    /// Whether a proxy looks at account and container first, and answers 404 where it cannot: all requests but reads of
+    /// objects.
+    fn needs_container(&self) -> bool {
+        self.key.is_empty() || !matches!(self.method, Method::GET | Method::HEAD)
+    }
+
+    fn makes_container(&self) -> bool {
+        self.key.is_empty() && self.method == Method::PUT
+    }
 }
 
 /// What Swift says of a request that it did not do.
@@ -101,7 +111,39 @@ fn plain(page: &str) -> String {
 impl Client {
     /// Sends a request and takes the whole answer, whatever its status.
     pub(super) async fn send(&self, request: &Request<'_>) -> Result<Answer> {
-        self.web.send(&self.to_web(request).await?).await
+        let answer = self.web.send(&self.to_web(request).await?).await?;
+        let is_doubtful = answer.status == StatusCode::NOT_FOUND && request.needs_container();
+        if is_doubtful && self.has_place_for(request).await? {
+            return Ok(self.web.send(&self.to_web(request).await?).await?.of_several());
+        }
+        Ok(answer)
+    }
+
+    /// Whether account and container of a request are there, after an answer that they are not. A proxy says so too where no
+    /// server of accounts or containers answers it (`account_info` and `container_info` in Swift's
+    /// `proxy/controllers/base.py`), but not to whoever asks for account and container themselves. It keeps what it finds,
+    /// so the request is answered by that when it is sent again.
+    async fn has_place_for(&self, request: &Request<'_>) -> Result<bool> {
+        // Who has a container of somebody else's may not look at the account.
+        let has_account = self.is_found(self.login.storage_url().await?).await?;
+        if request.makes_container() { Ok(has_account) } else { self.is_found(self.url_of(request.place).await?).await }
+    }
+
+    async fn is_found(&self, url: String) -> Result<bool> {
+        let head = web::Request {
+            method: Method::HEAD,
+            url,
+            headers: &[],
+            content: Vec::new(),
+            shown: &self.container,
+            operation: Operation::Stat,
+            repeat: Repeat::Harmless,
+        };
+        match Failure::of(&self.web.send(&head).await?) {
+            None => Ok(true),
+            Some(failure) if failure.status.is_client_error() => Ok(false),
+            Some(failure) => Err(self.failed(&self.container, &failure)),
+        }
     }
 
     /// Sends a request, and takes a failure for what it means.
@@ -126,10 +168,15 @@ impl Client {
         }
     }
 
-    async fn to_web<'a>(&'a self, request: &Request<'a>) -> Result<web::Request<'a>> {
+    async fn url_of(&self, place: Place) -> Result<String> {
         let mut url = self.login.storage_url().await?;
         url.push('/');
-        url.extend(utf8_percent_encode(&self.container_of(request.place), STRICT));
+        url.extend(utf8_percent_encode(&self.container_of(place), STRICT));
+        Ok(url)
+    }
+
+    async fn to_web<'a>(&'a self, request: &Request<'a>) -> Result<web::Request<'a>> {
+        let mut url = self.url_of(request.place).await?;
         if !request.key.is_empty() {
             url.push('/');
             url.extend(utf8_percent_encode(request.key, STRICT_PATH));
@@ -149,6 +196,12 @@ impl Client {
             operation: request.operation,
             repeat: Repeat::Harmless,
         })
+    }
+
+    /// What is said to be gone is there.
+    pub(super) fn without_servers(&self) -> Error {
+        let (endpoint, advice) = (self.web.endpoint.clone(), self.web.advice.unreachable);
+        Error::Unreachable { endpoint, reason: "no server of accounts or containers answers it".into(), advice }
     }
 
     pub(super) fn missing_container(&self) -> Error {

@@ -105,6 +105,8 @@ pub(super) struct ManifestLine {
 pub(super) struct Deleted {
     #[serde(default, rename = "Response Status")]
     pub(super) status: String,
+    #[serde(default, rename = "Number Not Found")]
+    pub(super) not_found: u64,
     #[serde(default)]
     pub(super) errors: Vec<(String, String)>,
 }

@@ -28,7 +28,7 @@ use crate::{
 
 /// How long before its end a token is no longer used; of a short-lived one, a tenth of its life.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(60);
-/// How long a login holds for requests that were refused with the token before it.
+/// Between two logins for want of a good token, at least.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(1);
 /// Keystone counts revocations in seconds: a token of the second in which others were revoked is refused with them, for as
 /// long as it lives. So whoever was refused logs in anew when that second is over.
@@ -308,22 +308,23 @@ impl Signer for Login {
         self.session().await.map(drop)
     }
 
-    async fn renew(&self) -> Result<bool> {
-        let (refused, is_keystone) = {
+    async fn renew(&self, signed: Instant) -> Result<bool> {
+        let (refused, pause) = {
             let mut kept = self.kept.lock().await;
             if matches!(kept.way, Way::Given { .. }) {
                 return Ok(false);
             }
-            let is_other = self.look(&mut kept, true).await;
+            let is_other_way = self.look(&mut kept, true).await;
             let since = kept.session.as_ref().map(|session| session.since);
-            if !is_other && since.is_some_and(|since| since.elapsed() < RENEWAL_PAUSE) {
+            // Only what was got before the request was signed was refused with it.
+            if !is_other_way && since.is_some_and(|since| since > signed) {
                 return Ok(true);
             }
-            (since, matches!(kept.way, Way::Keystone { .. }))
+            let age = since.map_or(RENEWAL_PAUSE, |since| since.elapsed());
+            let is_keystone = matches!(kept.way, Way::Keystone { .. });
+            (since, if is_keystone { REVOCATION_GRAIN } else { RENEWAL_PAUSE.saturating_sub(age) })
         };
-        if is_keystone {
-            tokio::time::sleep(REVOCATION_GRAIN).await;
-        }
+        tokio::time::sleep(pause).await;
         let mut kept = self.kept.lock().await;
         // Others were refused too, and one of them has logged in.
         if kept.session.as_ref().map(|session| session.since) == refused {

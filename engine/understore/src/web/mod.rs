@@ -15,14 +15,14 @@ mod answer;
 mod text;
 mod trust;
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, header::CONTENT_LENGTH};
 use object_store::{
     PutPayload,
-    client::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody},
+    client::{HttpClient, HttpError, HttpErrorKind, HttpRequest, HttpRequestBody, HttpResponse},
 };
 
 pub(crate) use self::{
@@ -46,8 +46,10 @@ pub(crate) trait Signer: Send + Sync {
         answer.status == 401
     }
 
-    /// Told that a request was refused for want of good keys. Whether there are others now, and it is to be sent again.
-    async fn renew(&self) -> Result<bool> {
+    /// Told that a request, which was signed by this time, was refused for want of good keys. Whether there are others now,
+    /// and it is to be sent again.
+    async fn renew(&self, signed: Instant) -> Result<bool> {
+        let _ = signed;
         Ok(false)
     }
 }
@@ -97,9 +99,9 @@ impl Web {
         let mut may_renew = true;
         loop {
             // Until here is the answer's head, tries are the client's.
-            let head = self.execute(request, &call).await?;
+            let (head, signed) = self.execute(request, &call).await?;
             match Answer::read(head).await {
-                Ok(answer) if may_renew && self.renews_after(&answer).await? => may_renew = false,
+                Ok(answer) if may_renew && self.renews_after(&answer, signed).await? => may_renew = false,
                 Ok(answer)
                     if request.repeat == Repeat::Harmless
                         && answer.says_damaged()
@@ -122,15 +124,15 @@ impl Web {
 
     /// Sends a request of a call and takes the head of its answer. A failure has its whole body with it.
     pub(crate) async fn open(&self, request: &Request<'_>, call: &Call) -> Result<Opened> {
-        let mut head = self.execute(request, call).await?;
+        let (mut head, mut signed) = self.execute(request, call).await?;
         let mut may_renew = true;
         while !head.status().is_success() {
             let answer = Answer::read(head).await.map_err(|error| self.connection_error(request.shown, error))?;
-            if !may_renew || !self.renews_after(&answer).await? {
+            if !may_renew || !self.renews_after(&answer, signed).await? {
                 return Ok(Opened::Failed(answer));
             }
             may_renew = false;
-            head = self.execute(request, call).await?;
+            (head, signed) = self.execute(request, call).await?;
         }
         Opened::flowing(head, self.endpoint.clone(), self.advice, request.shown)
     }
@@ -144,21 +146,20 @@ impl Web {
     }
 
     /// Whether there are new keys after an answer that refused the old ones.
-    async fn renews_after(&self, answer: &Answer) -> Result<bool> {
+    async fn renews_after(&self, answer: &Answer, signed: Instant) -> Result<bool> {
         match &self.signer {
-            Some(signer) if !answer.status.is_success() && signer.is_refused(answer) => signer.renew().await,
+            Some(signer) if !answer.status.is_success() && signer.is_refused(answer) => signer.renew(signed).await,
             _ => Ok(false),
         }
     }
 
-    async fn execute(
-        &self,
-        request: &Request<'_>,
-        call: &Call,
-    ) -> Result<http::Response<object_store::client::HttpResponseBody>> {
+    /// Sends a request. With its answer comes a time by which it was signed.
+    async fn execute(&self, request: &Request<'_>, call: &Call) -> Result<(HttpResponse, Instant)> {
         let mut http = self.prepared(request).await?;
+        let signed = Instant::now();
         http.extensions_mut().insert(call.clone());
-        self.http.execute(http).await.map_err(|error| self.connection_error(request.shown, error))
+        let answered = self.http.execute(http).await;
+        Ok((answered.map_err(|error| self.connection_error(request.shown, error))?, signed))
     }
 
     async fn prepared(&self, request: &Request<'_>) -> Result<HttpRequest> {

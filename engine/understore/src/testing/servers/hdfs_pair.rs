@@ -16,6 +16,8 @@ use super::{
 
 /// What clients call the two together.
 const NAME_SERVICE: &str = "citius-pair";
+/// What the data node is called: another address of this machine, so that a test can stand between it and clients.
+const DATA_NODE_NAME: &str = "127.0.0.2";
 const HEAP_MIB_MAX: u32 = 192;
 
 /// One of the two. Clients ask the first before the second.
@@ -46,8 +48,8 @@ pub struct HdfsPair {
     data_node: Guard,
     folder: TempDir,
     installed: Installed,
-    /// Of each name node, and of the web server of each.
-    ports: Ports<4>,
+    /// Of each name node, of the web server of each, and of the data node.
+    ports: Ports<5>,
 }
 
 impl HdfsPair {
@@ -84,6 +86,16 @@ impl HdfsPair {
     /// Where `core-site.xml` and `hdfs-site.xml` are, which say what the name service is.
     pub fn conf_dir(&self) -> PathBuf {
         self.folder.path().join("conf")
+    }
+
+    /// Where the data node takes content and gives it.
+    pub fn data_node(&self) -> String {
+        format!("127.0.0.1:{}", self.ports[4])
+    }
+
+    /// The same for clients that go by its name (`dfs.client.use.datanode.hostname`), where nobody listens unless a test does.
+    pub fn data_node_by_name(&self) -> String {
+        format!("{DATA_NODE_NAME}:{}", self.ports[4])
     }
 
     /// Whose folder it is. Nobody asks for a password.
@@ -158,7 +170,7 @@ impl Server for HdfsPair {
     }
 }
 
-fn settings(folder: &TempDir, ports: &Ports<4>) -> Vec<(&'static str, String)> {
+fn settings(folder: &TempDir, ports: &Ports<5>) -> Vec<(&'static str, String)> {
     let at = |port: usize| format!("127.0.0.1:{}", ports[port]);
     let dir = |name: &str| format!("file://{}/{name}", folder.path().display());
     let any_port = || "127.0.0.1:0".to_owned();
@@ -174,7 +186,8 @@ fn settings(folder: &TempDir, ports: &Ports<4>) -> Vec<(&'static str, String)> {
         ("dfs.namenode.name.dir.citius-pair.b", dir("b")),
         ("dfs.namenode.shared.edits.dir", dir("edits")),
         ("dfs.datanode.data.dir", dir("blocks")),
-        ("dfs.datanode.address", any_port()),
+        ("dfs.datanode.address", at(4)),
+        ("dfs.datanode.hostname", DATA_NODE_NAME.into()),
         ("dfs.datanode.http.address", any_port()),
         ("dfs.datanode.ipc.address", any_port()),
         (
