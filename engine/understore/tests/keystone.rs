@@ -122,6 +122,15 @@ async fn every_way_to_log_in_leads_to_the_files() {
     let domains = domains.option("os_password", password).option("os_project_name", project);
     works("domains by id", &domains.option("os_project_domain_id", &domain_id)).await;
 
+    // As Hadoop names them, with domains that it has no names for.
+    let hadoop = [("auth.url", format!("{}/auth/tokens", server.auth_url())), ("tenant", project.clone())];
+    let hadoop = hadoop.into_iter().chain([("username", name.clone()), ("password", password.clone())]);
+    let provider = MountSpec::new(format!("swift://{}.rack/p", server.container()));
+    let provider =
+        hadoop.fold(provider, |spec, (name, value)| spec.option(format!("fs.swift.service.rack.{name}"), value));
+    let provider = provider.option("os_user_domain_name", domain).option("os_project_domain_name", domain);
+    works("a provider of Hadoop", &provider.option("swift_allow_http", "true")).await;
+
     let in_default = Person { domain: "Default".to_owned(), project: "plain".to_owned(), ..person.clone() };
     let in_default = Person { name: "plain-user".to_owned(), ..in_default };
     server.invite(&in_default).await.unwrap();

@@ -130,6 +130,32 @@ async fn a_target_that_nobody_could_look_at_is_not_said_to_be_there() {
     assert_eq!(bucket.all_keys(), ["d/f"]);
 }
 
+/// What a directory holds is copied eight at a time, and then deleted so. The clock is the runtime's own, which goes on when
+/// nobody has anything left to do: what begins at one moment is under way at once.
+#[tokio::test(start_paused = true)]
+async fn a_directory_is_moved_eight_objects_at_a_time() {
+    const AT_ONCE: usize = 8;
+    for slow in [Request::Copy, Request::Delete] {
+        let begun: Arc<Mutex<BTreeMap<tokio::time::Instant, usize>>> = Arc::default();
+        let tell = Arc::clone(&begun);
+        let bucket = Bucket::with_faults(move |request, _| {
+            if request != slow {
+                return RequestFault::None;
+            }
+            *tell.lock().unwrap().entry(tokio::time::Instant::now()).or_default() += 1;
+            RequestFault::Slow
+        });
+        for number in 0..3 * AT_ONCE {
+            bucket.put_object(&format!("d/{number}"), vec![number as u8; 10]);
+        }
+        bucket.mount("").rename(&path("d"), &path("e"), &Condition::MustNotExist).await.unwrap();
+        let together: Vec<usize> = begun.lock().unwrap().values().copied().collect();
+        assert_eq!(together, [AT_ONCE; 3], "{slow:?}");
+        assert_eq!(bucket.all_keys().len(), 3 * AT_ONCE);
+        assert!(bucket.all_keys().iter().all(|key| key.starts_with("e/")));
+    }
+}
+
 /// Takes what lands in order, from `start` on; at `start` it may begin once more.
 fn landing_at(start: u64, landed: &mut Vec<u8>) -> impl FnMut(u64, &[u8]) + Send {
     move |at: u64, bytes: &[u8]| {

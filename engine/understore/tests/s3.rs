@@ -5,14 +5,15 @@
 mod scripted;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, mpsc::channel},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use citius_understore::{
     Condition, Depth, Error, ErrorClass, Failure, FileId, MountSpec, Remnant, Settled, StagedBody, StagedRecord,
-    StorePath, UnderStore, open, testing::servers::SeaweedFs,
+    StorePath, UnderStore, open,
+    testing::servers::{self, SeaweedFs},
 };
 use futures::TryStreamExt;
 use scripted::{answer, header, refusal, scripted};
@@ -348,6 +349,49 @@ async fn a_failing_server_is_asked_as_often_as_the_mount_says() {
         put_fails(&store).await;
         // One PUT, and one look whether it was published after all.
         assert_eq!(asked.try_iter().count(), 2 * (retries + 1));
+    }
+}
+
+/// Where a rename is a copy and a deletion, and the server made another object of the copy, the source is the only whole
+/// one there is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_copy_is_another_is_kept() {
+    const MD5: &str = "\"9e107d9d372bb6826bd81d3542a419d6\"";
+    const OTHER: &str = "\"e4d909c290d0fb1ca068ffaddf22cbd0\"";
+    let object = |len: usize, etag: &str| {
+        format!("HTTP/1.1 200 x\r\nconnection: close\r\netag: {etag}\r\ncontent-length: {len}\r\n\r\n").into_bytes()
+    };
+    // Parts have no digest of the whole: such an etag says nothing of the content.
+    let copies =
+        [(7, MD5, None), (7, "\"x-2\"", None), (6, MD5, Some("bytes where")), (7, OTHER, Some("another digest"))];
+    for (len, etag, refused) in copies {
+        let (tell, asked) = channel();
+        let mut is_copied = false;
+        let endpoint = servers::scripted(64, move |head| {
+            let asked = head.split_once('?').map_or(head, |(path, _)| path).split(" HTTP/").next().unwrap();
+            tell.send(asked.to_owned()).unwrap();
+            match asked {
+                "PUT /b/to" => is_copied = true,
+                "HEAD /b/from" => return object(7, MD5),
+                "HEAD /b/to" if is_copied => return object(len, etag),
+                "HEAD /b/to" => return answer(404, &[], ""),
+                "DELETE /b/from" => return answer(204, &[], ""),
+                _ => {}
+            }
+            answer(200, &[], "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>")
+        });
+        let store = open(&scripted_mount(&endpoint.unwrap())).unwrap();
+        let renamed = store.rename(&path("from"), &path("to"), &Condition::MustNotExist).await;
+        let asked: Vec<String> = asked.try_iter().collect();
+        assert!(asked.iter().any(|asked| asked == "PUT /b/to"), "nothing was copied: {asked:?}");
+        let deletes = asked.iter().filter(|asked| asked.starts_with("DELETE") || asked.starts_with("POST")).count();
+        match (renamed, refused) {
+            (Ok(stat), None) => assert_eq!((stat.len, deletes), (7, 1)),
+            (Err(error), Some(words)) => {
+                assert!(error.to_string().contains(words) && deletes == 0, "{error}, {asked:?}")
+            }
+            (renamed, _) => panic!("{len} {etag}: {renamed:?}"),
+        }
     }
 }
 

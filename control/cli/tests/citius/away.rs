@@ -1,6 +1,7 @@
 //! A store that goes away, in the middle of a write or for good, and comes back or does not.
 
 use crate::bucket::Prefix;
+use crate::full_disk::get;
 use crate::support::{Process, noise, poll, put};
 use citius_client::Config;
 use citius_understore::testing::servers::{Ports, SeaweedFs};
@@ -200,6 +201,12 @@ fn a_dead_server_is_shown_and_not_asked_until_it_is_back() {
     local.run(&["cp", &format!("file:{}", source.display()), "/data/f"]);
     let told = local.under_store("/data");
     assert!(told["breaker"] == "closed" && told["breaker_reason"] == "", "{told}");
+    let measured = || {
+        let metrics = get(&local, "/metrics");
+        let (_, rest) = metrics.split_once("\ncitius_mount_breaker{mount=\"/data\"} ").unwrap();
+        rest.lines().next().unwrap().to_owned()
+    };
+    assert_eq!(measured(), "0");
 
     let killed = Command::new("kill").arg("-KILL").arg(server.pid().to_string()).status().unwrap();
     assert!(killed.success());
@@ -210,6 +217,11 @@ fn a_dead_server_is_shown_and_not_asked_until_it_is_back() {
     });
     let told = local.under_store("/data");
     assert!(told["breaker_reason"].as_str().unwrap().contains("refused"), "{told}");
+    // It may be finding out at this moment whether the server is back.
+    poll("the metrics say so, too", || match measured() {
+        open if open == "2" => Ok(()),
+        other => Err(other),
+    });
     let warnings = local.json(&["cluster"])["warnings"].to_string();
     assert!(warnings.contains("the under-store of /data") && warnings.contains("does not answer"), "{warnings}");
     // Now and then one request finds out whether it is back; all others are refused unsent. A command asks again for as long
@@ -232,6 +244,7 @@ fn a_dead_server_is_shown_and_not_asked_until_it_is_back() {
     });
     let told = local.under_store("/data");
     assert!(told["breaker"] == "closed" && told["breaker_reason"] == "", "{told}");
+    assert_eq!(measured(), "0");
 }
 
 /// Whoever is told that a store is away is told of which path, in which mount, and what was tried of it.

@@ -85,35 +85,36 @@ fn each_cause_has_its_own_words() {
 
     let (step, words) = failure(DENIED, &uri, &with(&options, "aws_secret_access_key", "wrong"));
     assert_eq!(step, "keys");
-    assert!(words.contains("refused the keys") && words.contains("aws_secret_access_key"), "{words}");
+    assert!(words.contains("refused the keys") && words.contains("check aws_access_key_id and "), "{words}");
     let (step, words) = failure(DENIED, &uri, &with(&options, "aws_access_key_id", "nobody"));
     assert_eq!(step, "keys");
-    assert!(words.contains("refused the keys"), "{words}");
+    assert!(words.contains("refused the keys") && words.contains("check aws_access_key_id and "), "{words}");
 
     let (step, words) = failure(USAGE, "s3://no-such-bucket", &options);
     assert_eq!(step, "place");
-    assert!(words.contains("does not exist"), "{words}");
+    assert!(words.contains("does not exist") && words.contains("create it, or check its name and aws_"), "{words}");
     let local = Process::local(&[]);
     let arguments: Vec<_> = options.iter().map(String::as_str).collect();
     let error = local.fails(USAGE, &[&["mount", "add", "/data", "s3://no-such-bucket"], arguments.as_slice()].concat());
     assert!(error.contains("does not exist"), "a mount of it has the same code and words: {error}");
 
     // A name that is not there, and a port where nobody listens.
+    const NOBODY: &str = "check that it runs, aws_endpoint and the network";
     let (step, words) = failure(UNAVAILABLE, &uri, &with(&options, "aws_endpoint", "http://no-such-host.invalid:9"));
     assert_eq!(step, "network");
-    assert!(words.contains("does not answer") && words.contains("dns"), "{words}");
+    assert!(words.contains("does not answer") && words.contains("dns") && words.contains(NOBODY), "{words}");
     let (step, words) = failure(UNAVAILABLE, &uri, &with(&options, "aws_endpoint", "http://127.0.0.1:9"));
     assert_eq!(step, "network");
-    assert!(words.contains("does not answer") && words.contains("refused"), "{words}");
+    assert!(words.contains("does not answer") && words.contains("refused") && words.contains(NOBODY), "{words}");
 
     // TLS to a port that speaks none.
     let (step, words) =
         failure(DENIED, &uri, &with(&options, "aws_endpoint", &bucket.endpoint().replace("http:", "https:")));
     assert_eq!(step, "network");
-    assert!(words.contains("no safe connection") && words.contains("does not speak TLS"), "{words}");
+    assert!(words.contains("no safe connection") && words.contains("does not speak TLS: name the one"), "{words}");
     let (step, words) = failure(DENIED, &bucket.endpoint().replace("http:", "webdavs:"), &[]);
     assert_eq!(step, "network");
-    assert!(words.contains("no safe connection") && words.contains("does not speak TLS"), "{words}");
+    assert!(words.contains("no safe connection") && words.contains("does not speak TLS: name the one"), "{words}");
     let (step, words) = failure(USAGE, &uri, &with(&options, "aws_regoin", "x"));
     assert_eq!(step, "settings");
     assert!(words.contains("did you mean aws_region?"), "{words}");
@@ -132,6 +133,7 @@ fn who_may_only_read_is_told_at_the_first_write() {
     let error = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(DENIED), "{error}");
     assert!(error.contains("write: ") && error.contains("denies access"), "{error}");
+    assert!(error.contains("give these credentials the right, or use others"), "{error}");
 
     // A write that is refused is over: there is no lost request whose time would have to be waited out.
     let mount = format!("/data={}", bucket.uri());
@@ -287,17 +289,17 @@ fn amazon_s_refusals_are_understood() {
                  content-length: 69\r\n\r\n<Error><Code>PermanentRedirect</Code><Message>moved</Message></Error>";
     let (step, words) = failure(USAGE, &bucket.uri(), &at(moved));
     assert_eq!(step, "place");
-    assert!(words.contains("eu-west-1") && words.contains("aws_region"), "{words}");
+    assert!(words.contains("the bucket is in eu-west-1") && words.contains("set aws_region"), "{words}");
     let denied = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 60\r\n\r\n\
                   <Error><Code>AccessDenied</Code><Message>m</Message></Error>";
     let (step, words) = failure(DENIED, &bucket.uri(), &at(denied));
     assert_eq!(step, "list");
-    assert!(words.contains("denies access"), "{words}");
+    assert!(words.contains("denies access") && words.contains("give these credentials the right"), "{words}");
     let skewed = "HTTP/1.1 403 Forbidden\r\nconnection: close\r\ncontent-length: 68\r\n\r\n\
                   <Error><Code>RequestTimeTooSkewed</Code><Message>m</Message></Error>";
     let (step, words) = failure(DENIED, &bucket.uri(), &at(skewed));
     assert_eq!(step, "keys");
-    assert!(words.contains("time of this machine") && words.contains("clock"), "{words}");
+    assert!(words.contains("time of this machine") && words.contains("set the clock"), "{words}");
 }
 
 /// A real server that takes signatures for its own region alone.
@@ -309,11 +311,7 @@ fn a_wrong_region_is_named_by_a_real_server() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let server = runtime.block_on(Minio::start_in("eu-west-1")).unwrap();
     let spec = server.s3().mount("");
-    let options: Vec<_> = spec
-        .options
-        .iter()
-        .flat_map(|(name, value)| ["--option".to_owned(), format!("{name}={}", value.expose())])
-        .collect();
+    let options = crate::support::flags(&spec);
     let (code, checkup, error) = check(&spec.uri, &options);
     assert_eq!((code, checkup["works"].as_bool()), (0, Some(true)), "{checkup} {error}");
     let (step, words) = failure(USAGE, &spec.uri, &with(&options, "aws_region", "us-east-1"));

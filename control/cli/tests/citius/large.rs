@@ -2,11 +2,11 @@
 //! and a bucket of 1,000,000 objects.
 
 use crate::bucket::Prefix;
-use crate::support::{Process, noise, poll, put};
+use crate::support::{PATIENCE, Process, noise, poll, put};
 use citius_understore::testing::servers::EndlessBucket;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{ChildStdout, Stdio};
-use std::time::Instant;
+use std::sync::mpsc::channel;
 
 const PIECE_BYTES: usize = 1 << 20;
 const PIECES: usize = 1024;
@@ -111,6 +111,8 @@ fn a_prefix_of_100_000_objects_is_listed_whole_and_in_order() {
 #[test]
 fn a_bucket_of_1_000_000_objects_is_listed_page_by_page() {
     const OBJECTS: u64 = 1_000_000;
+    /// Of a thousand: with no more than these the first names are shown.
+    const FIRST_PAGES: u64 = 4;
     /// What a pipe, two sockets and a page on each side hold, and room for a server with larger buffers.
     const PAGES_AHEAD_MAX: u64 = 300;
     /// Names after which the master's cache of answers, which has a bound of its own, is full.
@@ -118,19 +120,17 @@ fn a_bucket_of_1_000_000_objects_is_listed_page_by_page() {
     const COMMAND_BYTES_MAX: u64 = 48 << 20;
     const GROWTH_BYTES_MAX: u64 = 16 << 20;
     let bucket = EndlessBucket::start(OBJECTS).unwrap();
-    let spec = bucket.mount();
-    let mut arguments = vec!["--mount".to_owned(), format!("/data={}", spec.uri)];
-    for (name, value) in &spec.options {
-        arguments.extend(["--option".to_owned(), format!("{name}={}", value.expose())]);
-    }
-    let local = Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let local = Process::mounting(&bucket.mount());
     let pages_before = bucket.pages();
 
-    let start = Instant::now();
+    bucket.give(FIRST_PAGES);
     let mut child = local.command(&["ls", "/data"]).stdout(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
-    assert_eq!(lines.next().unwrap(), EndlessBucket::key(0));
-    let first_after = start.elapsed();
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send((lines.next(), lines)));
+    let (first, mut lines) = told.recv_timeout(PATIENCE).expect("the first name waits for pages behind the first");
+    assert_eq!(first.unwrap(), EndlessBucket::key(0));
+    bucket.give(u64::MAX);
     let ahead = poll("a listing that waits for its reader", || {
         let pages = bucket.pages();
         std::thread::sleep(std::time::Duration::from_millis(300));
@@ -153,7 +153,6 @@ fn a_bucket_of_1_000_000_objects_is_listed_page_by_page() {
     assert!(child.wait().unwrap().success());
     assert_eq!(bucket.pages() - pages_before, OBJECTS / 1000, "a page was asked for twice");
     let grown = private_bytes(local.id()).saturating_sub(master_bytes);
-    println!("the first name after {first_after:?}, with the start of the command");
     println!("{ahead} pages ahead of the reader; the command held {command_bytes} bytes; the master grew by {grown}");
     assert!(command_bytes < COMMAND_BYTES_MAX, "the command holds {command_bytes} bytes");
     assert!(grown < GROWTH_BYTES_MAX, "{grown} bytes more for the last names");

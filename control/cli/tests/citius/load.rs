@@ -4,6 +4,7 @@ use crate::bucket::Prefix;
 use crate::cluster::worker;
 use crate::support::{Process, noise, poll};
 use citius_client::{Config, Local};
+use citius_understore::testing::servers::CountingBucket;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -44,6 +45,22 @@ fn a_tree_is_loaded_by_one_request_a_file_and_read_without_any() {
         assert!(bytes == content(number), "{}", name(number));
     }
     assert_eq!(local.requests("/data").0, loaded, "what is loaded is asked for once");
+}
+
+/// One request for a block of 64 MiB would be as slow as one connection is. The server answers none of these four while it
+/// has fewer of them.
+#[test]
+fn the_parts_of_a_block_are_asked_for_at_once() {
+    const BLOCK_BYTES: usize = 64 << 20;
+    const PARTS: usize = 4;
+    let bytes = noise(BLOCK_BYTES, 1);
+    let bucket = CountingBucket::start(bytes.clone().into()).unwrap();
+    bucket.answer_together(PARTS);
+    let local = Process::mounting(&bucket.mount());
+    assert_eq!(local.json(&["load", "/data/f"])["bytes"], BLOCK_BYTES);
+    assert_eq!((bucket.gets(), bucket.lonely()), (PARTS as u64, 0));
+    assert!(local.run(&["cat", "/data/f"]) == bytes);
+    assert_eq!(bucket.gets(), PARTS as u64, "it came from memory");
 }
 
 /// What was on its way to a worker that died is asked of the others, and what it had loaded is not counted as loaded twice.

@@ -1,5 +1,6 @@
 //! Real `citius` processes for black-box tests: started on free ports with homes of their own, ended with the test.
 
+use citius_understore::MountSpec;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -19,6 +20,13 @@ pub(crate) fn citius() -> Command {
     }
     command.env("XDG_DATA_HOME", "/nonexistent/citius-tests").stdin(Stdio::null());
     command
+}
+
+/// How the options of a mount are given to a command.
+pub(crate) fn flags(spec: &MountSpec) -> Vec<String> {
+    let pairs = spec.options.iter().map(|(name, value)| format!("{name}={}", value.expose()));
+    let options = pairs.flat_map(|pair| ["--option".to_owned(), pair]);
+    options.chain(spec.read_only.then(|| "--read-only".to_owned())).collect()
 }
 
 /// The same command, in a process that is not ended by a write past its limits: the write fails, as on a full disk.
@@ -53,6 +61,12 @@ impl Process {
         let mut all = vec!["local", "--listen", "127.0.0.1:0", "--memory", MEMORY, "--shards", "1"];
         all.extend_from_slice(arguments);
         Self::start(&all)
+    }
+
+    /// As [`Process::local`], with this mounted at `/data`.
+    pub(crate) fn mounting(spec: &MountSpec) -> Self {
+        let arguments = [vec!["--mount".to_owned(), format!("/data={}", spec.uri)], flags(spec)].concat();
+        Self::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// Starts any serving command in a fresh home; waits until it is ready.

@@ -2,7 +2,7 @@
 //! unmount. What is in the store is looked at past Citius, by its contents. Where nothing can be written, every change is
 //! refused instead.
 
-use crate::support::{Process, noise, put};
+use crate::support::{Process, flags, noise, put};
 use citius_understore::testing::Ran;
 use citius_understore::testing::servers::{
     Azurite, CephGateway, CephStore, Certified, Dialect, Gluster, Hdfs, SeaweedFs, StandIn, Tls,
@@ -42,8 +42,7 @@ impl System {
     }
 
     fn local(&self) -> Process {
-        let arguments = [vec!["--mount".to_owned(), format!("/data={}", self.spec.uri)], flags(&self.spec)].concat();
-        Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        Process::mounting(&self.spec)
     }
 
     fn mount(&self, local: &Process, path: &str, more: &[&str]) {
@@ -233,13 +232,6 @@ impl System {
         assert_eq!(self.get("new"), None);
         assert_eq!(self.get("d/plain").unwrap(), noise(100, 0));
     }
-}
-
-/// How the options of a mount are given to a command.
-fn flags(spec: &MountSpec) -> Vec<String> {
-    let pairs = spec.options.iter().map(|(name, value)| format!("{name}={}", value.expose()));
-    let options = pairs.flat_map(|pair| ["--option".to_owned(), pair]);
-    options.chain(spec.read_only.then(|| "--read-only".to_owned())).collect()
 }
 
 #[test]

@@ -41,6 +41,11 @@ impl Metrics {
         self.count("read_requests") + self.count("other_requests")
     }
 
+    /// How many requests may be under way, of the master's and the worker's.
+    fn limit(&self) -> u64 {
+        self.read("concurrency_limit", "")
+    }
+
     /// How many answers were timed, of this operation.
     fn timed(&self, operation: &str) -> u64 {
         self.read("request_seconds_count", &format!(",operation=\"{operation}\""))
@@ -107,4 +112,32 @@ fn metrics_of_a_mount_are_what_its_server_saw() {
         assert_eq!(all.failures(kind), 0, "{kind}");
     }
     assert_eq!((all.count("retries_denied"), all.count("hedges"), all.count("barred_requests")), (0, 0, 0));
+}
+
+/// How much a server bears is found out: what it is asked at once falls when it says that this is too much, and rises again
+/// while it answers.
+#[test]
+fn the_limit_on_requests_falls_and_rises_with_what_the_server_says() {
+    const FILES: usize = 100;
+    const REFUSALS: u64 = 4;
+    let bucket = Prefix::new("limit");
+    bucket.put_all((0..FILES).map(|number| (format!("d/{number}"), noise(1000, number as u64))));
+    bucket.put("busy", noise(1000, 0));
+    let witness = Witness::before(bucket.endpoint().strip_prefix("http://").unwrap()).unwrap();
+    let local = Process::local(&[]);
+    bucket.mount_through(&witness.endpoint(), &local, "/data", &["--option", "max_concurrency=8"]);
+    local.run(&["cat", "/data/d/0"]);
+    let at_first = Metrics::of(&local);
+
+    witness.refuse("/busy", 503, REFUSALS);
+    assert!(local.run(&["cat", "/data/busy"]) == noise(1000, 0));
+    let fallen = Metrics::of(&local);
+    assert_eq!((fallen.failures("throttled"), fallen.count("retries")), (REFUSALS, REFUSALS));
+    assert!(fallen.limit() < at_first.limit(), "{} after {}", fallen.limit(), at_first.limit());
+
+    local.run(&["load", "/data/d"]);
+    let risen = Metrics::of(&local);
+    assert_eq!(risen.failures("throttled"), REFUSALS);
+    assert!(risen.limit() > fallen.limit(), "{} after {}", risen.limit(), fallen.limit());
+    assert!(risen.limit() <= at_first.limit(), "{} after {}", risen.limit(), at_first.limit());
 }

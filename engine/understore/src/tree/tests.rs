@@ -37,6 +37,9 @@ struct Fake {
     is_away: Arc<AtomicBool>,
     /// So many renames are told that there is nothing, though there is.
     renames_missed: Arc<AtomicU64>,
+    /// Reads so far, and which of them has no answer; none is number 0.
+    reads: Arc<AtomicU64>,
+    silent_read: Arc<AtomicU64>,
     sets_times: bool,
 }
 
@@ -52,12 +55,18 @@ impl Fake {
             fault: Arc::default(),
             is_away: Arc::default(),
             renames_missed: Arc::default(),
+            reads: Arc::default(),
+            silent_read: Arc::default(),
             sets_times,
         }
     }
 
     fn tree(&self) -> Tree {
-        Tree::new("fake://".to_owned(), TrafficSettings::default(), Box::new(self.clone()))
+        self.tree_with(TrafficSettings::default())
+    }
+
+    fn tree_with(&self, settings: TrafficSettings) -> Tree {
+        Tree::new("fake://".to_owned(), settings, Box::new(self.clone()))
     }
 
     /// Does what a call does, or loses it, or its answer.
@@ -137,6 +146,9 @@ impl Protocol for Fake {
     }
 
     async fn read(&self, path: &str, span: Span<'_>) -> Result<Chunks> {
+        if self.reads.fetch_add(1, Ordering::Relaxed) + 1 == self.silent_read.load(Ordering::Relaxed) {
+            return std::future::pending().await;
+        }
         let content = self.call(|disk| disk.get(path).map(|(_, content)| content.clone()).map_or(missing(path), Ok))?;
         let end = content.len().min((span.offset + span.len) as usize);
         let part = content.get(span.offset as usize..end).unwrap_or_default().to_vec();
@@ -303,6 +315,53 @@ async fn a_write_that_stops_anywhere_is_settled_truly() {
                 break;
             }
         }
+    }
+}
+
+/// What flows in ten seconds, on stopped time: what was saved up at first is a quarter of a second's.
+#[tokio::test(start_paused = true)]
+async fn bytes_flow_no_faster_than_the_mount_may() {
+    const MIB: u64 = 1 << 20;
+    const PIECE: &[u8] = &[7; MIB as usize];
+    let seconds = |start: tokio::time::Instant| start.elapsed().as_secs_f64();
+    let fake = Fake::new(true);
+    let capped = TrafficSettings { write_bytes_per_second: Some(MIB), ..TrafficSettings::default() };
+    let (tree, start) = (fake.tree_with(capped), tokio::time::Instant::now());
+    let mut staged = tree.stage(&path("d/f"), id(1), None).await.unwrap();
+    for _ in 0..10 {
+        staged.write(Bytes::from_static(PIECE)).await.unwrap();
+    }
+    staged.publish(&Condition::Any).await.unwrap();
+    assert!((9.7..9.8).contains(&seconds(start)), "{} s", seconds(start));
+
+    let start = tokio::time::Instant::now();
+    assert_eq!(read(&tree, "d/f").await.unwrap().len(), 10 * PIECE.len());
+    assert_eq!(seconds(start), 0.0, "reads have a cap of their own");
+    let capped = TrafficSettings { read_bytes_per_second: Some(MIB), ..TrafficSettings::default() };
+    let tree = fake.tree_with(capped);
+    assert_eq!(read(&tree, "d/f").await.unwrap().len(), 10 * PIECE.len());
+    assert!((9.7..9.8).contains(&seconds(start)), "{} s", seconds(start));
+}
+
+/// The first reads teach what is usual; then one has no answer, and another is asked beside it, where that is wanted.
+#[tokio::test(start_paused = true)]
+async fn a_read_without_an_answer_is_won_by_a_second_one() {
+    /// Reads before the first second request (`traffic/hedge.rs`).
+    const SAMPLES: u64 = 100;
+    for hedge in [true, false] {
+        let fake = Fake::new(true);
+        write(&fake.tree(), "d/f", 1, b"content").await.unwrap();
+        let tree = fake.tree_with(TrafficSettings { hedge, ..TrafficSettings::default() });
+        for _ in 0..SAMPLES {
+            read(&tree, "d/f").await.unwrap();
+        }
+        fake.silent_read.store(SAMPLES + 1, Ordering::Relaxed);
+        assert_eq!(read(&tree, "d/f").await.unwrap(), b"content");
+        let totals = tree.traffic().totals();
+        // Without it the time limit of the request ends the wait.
+        let wanted = if hedge { (1, 0) } else { (0, 1) };
+        assert_eq!((totals.hedges, totals.retries), wanted, "{totals:?}");
+        assert_eq!((fake.reads.load(Ordering::Relaxed), totals.in_flight), (SAMPLES + 2, 0));
     }
 }
 

@@ -107,7 +107,7 @@ fn refusal(endpoint: &str, path: &str, status: StatusCode, headers: &HeaderMap, 
     let (shown, endpoint) = (path.to_owned(), endpoint.to_owned());
     let reason = format!("HTTP {}", status.as_u16());
     match status.as_u16() {
-        401 => Error::WrongKeys { endpoint, reason, advice: "check webdav_user and webdav_password" },
+        401 => Error::WrongKeys { endpoint, reason, advice: "check webdav_user and webdav_password, or webdav_token" },
         403 => Error::PermissionDenied { path: shown, reason },
         404 | 410 => Error::NotFound { path: shown },
         414 => Error::Unnameable { path: shown, reason: "its URL is too long for the server".into() },

@@ -146,6 +146,32 @@ async fn a_busy_server_is_asked_again_and_a_redirecting_one_is_named() {
     assert!(error.contains("elsewhere") && !error.contains("hidden"), "{error}");
 }
 
+/// A bearer's token goes with every request, and into no text; who is refused is told what to look at.
+#[tokio::test]
+async fn a_token_is_sent_and_not_shown() {
+    const TOKEN: &str = "hidden-token";
+    let asked = Arc::new(AtomicUsize::new(0));
+    let (count, answer) = (Arc::clone(&asked), plain(true));
+    let guarded = move |request: &str| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let is_known = request.lines().any(|line| line == format!("authorization: bearer {TOKEN}"));
+        if is_known { answer(request) } else { say("401 Unauthorized", "", "") }
+    };
+    let uri = serve(guarded).await;
+    let spec = MountSpec::new(&uri).option("webdav_token", TOKEN);
+    let store = crate::open(&spec).unwrap();
+    store.check().await.unwrap();
+    assert_eq!(read(&*store, 3..7).await.unwrap(), "3456");
+    assert!(asked.load(Ordering::Relaxed) >= 3);
+    let wrong = MountSpec::new(&uri).option("webdav_token", "another-hidden-token");
+    let error = crate::open(&wrong).unwrap().check().await.unwrap_err();
+    assert!(matches!(error, Error::WrongKeys { .. }) && error.to_string().contains("webdav_token"), "{error:?}");
+    let none = mount(&uri).check().await.unwrap_err();
+    assert!(matches!(none, Error::MissingKeys { .. } | Error::WrongKeys { .. }), "{none:?}");
+    let shown = format!("{spec:?} {wrong:?} {store:?} {} {:?} {error} {error:?}", store.uri(), spec.redacted_options());
+    assert!(!shown.contains("hidden"), "{shown}");
+}
+
 /// A server whose MOVE changes what tells whose a file is must not be written to.
 #[tokio::test]
 async fn a_server_that_changes_times_takes_no_writes() {

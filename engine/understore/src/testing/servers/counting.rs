@@ -1,5 +1,6 @@
 //! A bucket whose every key holds the same bytes, behind a server that counts its connections and what it is asked, and
-//! can be told to leave one question without an answer. Its objects can be read by plain HTTP, too.
+//! can be told to leave one question without an answer, or to answer several only together. Its objects can be read by
+//! plain HTTP, too.
 
 use std::{
     io,
@@ -7,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -16,11 +18,15 @@ use http::{
 };
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::{sync::Barrier, time::timeout};
 
 use super::answering::{Answering, Body, said};
 use crate::MountSpec;
 
 const BUCKET: &str = "counting";
+/// How long questions that are answered together wait for each other.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A running server with one bucket.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ struct Shelf {
     /// The number of the get that has no answer; none is number 0.
     silent_get: AtomicU64,
     given_up: AtomicU64,
+    together: Mutex<Option<Arc<Barrier>>>,
+    lonely: AtomicU64,
 }
 
 impl CountingBucket {
@@ -46,7 +54,8 @@ impl CountingBucket {
     /// Without a port or a thread.
     pub fn start(content: Bytes) -> io::Result<Self> {
         let (gets, bytes_put, silent_get, given_up) = Default::default();
-        let shelf = Arc::new(Shelf { content, gets, bytes_put, silent_get, given_up });
+        let (together, lonely) = Default::default();
+        let shelf = Arc::new(Shelf { content, gets, bytes_put, silent_get, given_up, together, lonely });
         let serving = Arc::clone(&shelf);
         let server = Answering::start(move |request| {
             let shelf = Arc::clone(&serving);
@@ -89,6 +98,16 @@ impl CountingBucket {
         self.shelf.silent_get.store(self.gets() + 1, Relaxed);
     }
 
+    /// Answers questions for content from now on only when so many of them wait; they do not wait for ever.
+    pub fn answer_together(&self, count: usize) {
+        *self.shelf.together.lock() = Some(Arc::new(Barrier::new(count)));
+    }
+
+    /// Questions that waited in vain for others.
+    pub fn lonely(&self) -> u64 {
+        self.shelf.lonely.load(Relaxed)
+    }
+
     /// Questions without an answer that were given up: their connection was closed.
     pub fn given_up(&self) -> u64 {
         self.shelf.given_up.load(Relaxed)
@@ -108,10 +127,20 @@ impl Shelf {
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         match *request.method() {
             Method::HEAD => answer(StatusCode::OK, self.content.clone()),
+            // Its keys are as many as can be thought of: none is listed.
+            Method::GET if request.uri().query().is_some_and(|query| query.contains("list-type=")) => {
+                answer(StatusCode::OK, Bytes::from_static(b"<ListBucketResult/>"))
+            }
             Method::GET => {
                 if self.gets.fetch_add(1, Relaxed) + 1 == self.silent_get.load(Relaxed) {
                     let _waiting = Waiting(Arc::clone(&self));
                     return std::future::pending().await;
+                }
+                let together = self.together.lock().clone();
+                if let Some(together) = together
+                    && timeout(PATIENCE, together.wait()).await.is_err()
+                {
+                    self.lonely.fetch_add(1, Relaxed);
                 }
                 self.part(&request)
             }

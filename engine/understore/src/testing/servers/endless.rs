@@ -1,4 +1,5 @@
-//! A bucket of any number of objects that lie nowhere: pages of its one directory are made as they are asked for.
+//! A bucket of any number of objects that lie nowhere: pages of its one directory are made as they are asked for, unless a
+//! test wants to see what comes of the first few.
 
 use std::{
     fmt::Write as _,
@@ -10,6 +11,7 @@ use std::{
 };
 
 use http::{Method, Request, Response, StatusCode, header::ETAG};
+use tokio::sync::watch;
 
 use super::answering::{Answering, Body, refused, said};
 use crate::MountSpec;
@@ -33,11 +35,11 @@ impl EndlessBucket {
     /// # Errors
     /// Without a port or a thread.
     pub fn start(objects: u64) -> io::Result<Self> {
-        let shelf = Arc::new(Shelf { objects, pages: AtomicU64::new(0) });
+        let shelf = Arc::new(Shelf { objects, pages: AtomicU64::new(0), pages_max: watch::Sender::new(u64::MAX) });
         let serving = Arc::clone(&shelf);
         let server = Answering::start(move |request| {
-            let answer = serving.answer(&request.map(drop));
-            async move { answer }
+            let (shelf, request) = (Arc::clone(&serving), request.map(drop));
+            async move { shelf.answer(&request).await }
         })?;
         Ok(Self { server, shelf })
     }
@@ -56,6 +58,11 @@ impl EndlessBucket {
         self.shelf.pages.load(Relaxed)
     }
 
+    /// Gives so many pages more, and lets wait who asks for another.
+    pub fn give(&self, pages: u64) {
+        self.shelf.pages_max.send_replace(self.pages().saturating_add(pages));
+    }
+
     /// The key of an object; keys are in the order of their numbers.
     pub fn key(number: u64) -> String {
         format!("o{number:012}")
@@ -66,17 +73,25 @@ impl EndlessBucket {
 struct Shelf {
     objects: u64,
     pages: AtomicU64,
+    /// How many pages are given at all.
+    pages_max: watch::Sender<u64>,
 }
 
 impl Shelf {
-    fn answer(&self, request: &Request<()>) -> Response<Body> {
+    async fn answer(&self, request: &Request<()>) -> Response<Body> {
         let query: Vec<(String, String)> =
             url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes()).into_owned().collect();
         let of = |name: &str| query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
         let key = request.uri().path().strip_prefix(&format!("/{BUCKET}")).map(|key| key.trim_start_matches('/'));
         let mut answer = match (request.method(), key) {
             (_, None) => error(StatusCode::NOT_FOUND, "NoSuchBucket"),
-            (&Method::GET, Some("")) if of("list-type").is_some() => said(StatusCode::OK, self.page(of)),
+            (&Method::GET, Some("")) if of("list-type").is_some() => {
+                if of("prefix").is_none_or(str::is_empty) {
+                    // It does not end before its sender does, which is here.
+                    let _ = self.pages_max.subscribe().wait_for(|max| self.pages.load(Relaxed) < *max).await;
+                }
+                said(StatusCode::OK, self.page(of))
+            }
             (&Method::GET | &Method::HEAD, Some(key)) if self.number(key).is_some() => said(StatusCode::OK, CONTENT),
             (&Method::GET | &Method::HEAD, Some(key)) if !key.is_empty() => error(StatusCode::NOT_FOUND, "NoSuchKey"),
             _ => error(StatusCode::NOT_IMPLEMENTED, "NotImplemented"),
