@@ -106,6 +106,8 @@ const CHECKED: [&str; 4] = ["network", "keys", "place", "list"];
 fn checked_step(error: &Error) -> usize {
     match error {
         Error::Unreachable { .. } | Error::Untrusted { .. } | Error::TimedOut { .. } | Error::Away { .. } => 0,
+        // A folder whose file system is of another machine, or of a program that has ended.
+        Error::Io { .. } if error.is_transient() => 0,
         Error::WrongKeys { .. } | Error::MissingKeys { .. } | Error::ClockSkew { .. } => 1,
         // Opening the mount has looked at all others: what is left is whether the server is the one that is meant.
         Error::InvalidOption { .. } => 1,

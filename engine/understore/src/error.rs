@@ -270,7 +270,7 @@ pub enum Error {
     },
     /// The store holds no file of so many bytes.
     #[error(
-        "{path}: is larger than any file of this under-store, which has at most {bytes_max} bytes; write several files, or write it to another mount"
+        "{path}: is too large for this under-store, which takes at most {bytes_max} bytes of it; write several files, or write it to another mount"
     )]
     TooLarge {
         /// The path.

@@ -213,6 +213,8 @@ impl Target {
     ) -> Result<Option<MethodSet>, russh::Error> {
         let remaining = match ssh.authenticate_password(&self.user, password.expose()).await? {
             AuthResult::Success => return Ok(None),
+            // It was right, and the server wants something else besides, which nobody is there to give.
+            AuthResult::Failure { remaining_methods, partial_success: true } => return Ok(Some(remaining_methods)),
             AuthResult::Failure { remaining_methods, .. } => remaining_methods,
         };
         if remaining.contains(&MethodKind::Password) || !remaining.contains(&MethodKind::KeyboardInteractive) {
