@@ -26,11 +26,7 @@ fn damaged_bytes_are_read_again_and_never_cached() {
             staged.publish(&Condition::Any).await.unwrap();
         }
     });
-    let options = spec.options.iter().map(|(name, value)| format!("{name}={}", value.expose()));
-    let options = options.flat_map(|option| ["--option".to_owned(), option]);
-    let mount = ["--mount".to_owned(), format!("/data={}", spec.uri)].into_iter();
-    let arguments: Vec<_> = mount.chain(options).collect();
-    let local = Process::local(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let local = Process::mounting(&spec);
     // Whole files: what is mapped is completed as a block at once.
     let client = local.client_with(Config { timeout: Duration::from_secs(20), ..Config::default() });
     let read = |path: &str| {
