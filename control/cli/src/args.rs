@@ -315,6 +315,8 @@ pub(crate) enum MountCommand {
     Check(MountCheckArgs),
     /// List mounts.
     Ls,
+    /// Change options of a mount, such as its keys, while it is used.
+    Set(MountSetArgs),
     /// Remove a mount; its under-store keeps its files.
     Rm {
         /// Where it is.
@@ -341,6 +343,22 @@ pub(crate) struct MountAddArgs {
     /// [default: 0 for folders, 30s for object stores].
     #[arg(long, value_name = "TIME")]
     pub(crate) sync_interval: Option<String>,
+}
+
+#[derive(Args, Debug)]
+#[command(before_help = "Examples:
+  citius mount set /lake --option aws_access_key_id=AKIA... --option aws_secret_access_key=@key-file
+  citius mount set /lake --unset aws_session_token")]
+#[command(group = clap::ArgGroup::new("change").args(["options", "unset"]).multiple(true).required(true))]
+pub(crate) struct MountSetArgs {
+    /// Where it is.
+    pub(crate) path: String,
+    /// Option that it has from now on; @FILE as a value reads it from a file. All others stay.
+    #[arg(long = "option", value_name = "KEY=VALUE")]
+    pub(crate) options: Vec<String>,
+    /// Option that it has no longer.
+    #[arg(long, value_name = "KEY")]
+    pub(crate) unset: Vec<String>,
 }
 
 #[derive(Args, Debug)]

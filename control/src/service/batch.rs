@@ -74,7 +74,7 @@ impl Class {
             | Operation::Mkdir { .. }
             | Operation::Delete { .. }
             | Operation::Rename { .. } => Self::Name,
-            Operation::MountAdd { .. } | Operation::MountRemove { .. } => Self::Mount,
+            Operation::MountAdd { .. } | Operation::MountRemove { .. } | Operation::MountSet { .. } => Self::Mount,
             other if other.is_mutation() => Self::File,
             _ => Self::Read,
         }

@@ -79,8 +79,7 @@ impl Mounted {
     ///
     /// # Errors
     /// If its sync interval makes no sense, which the state would not have taken.
-    fn new(mount: &Mount) -> Result<Self, Failure> {
-        let spec = store_spec(&mount.uri, &mount.options.0, mount.read_only);
+    fn new(mount: &Mount, spec: StoreSpec) -> Result<Self, Failure> {
         Ok(Self {
             id: mount.id,
             path: mount.path.clone(),
@@ -174,6 +173,13 @@ impl Mounted {
         Ok(Arc::clone(store))
     }
 
+    /// Opens what has proven to work elsewhere, with other options than before: nobody finds the mount closed meanwhile.
+    fn open_as_proven(&self) {
+        if let Ok(store) = citius_understore::open(&self.spec) {
+            drop(self.store.set(store));
+        }
+    }
+
     /// The path in its namespace of a path of its store.
     pub(crate) fn namespace_path(&self, store_path: &str) -> Result<NamespacePath, Failure> {
         NamespacePath::parse(&format!("{}/{store_path}", self.path))
@@ -212,12 +218,17 @@ impl MountTable {
         let mut kept = HashMap::new();
         let mut fresh = Vec::new();
         for mount in mounts {
-            if let Some(mounted) = table.remove(&mount.id) {
-                kept.insert(mount.id, mounted);
+            let spec = store_spec(&mount.uri, &mount.options.0, mount.read_only);
+            let old = table.remove(&mount.id);
+            if let Some(mounted) = old.as_ref().filter(|mounted| mounted.spec == spec) {
+                kept.insert(mount.id, Arc::clone(mounted));
                 continue;
             }
-            match Mounted::new(mount) {
+            match Mounted::new(mount, spec) {
                 Ok(mounted) => {
+                    if old.is_some() {
+                        mounted.open_as_proven();
+                    }
                     let mounted = Arc::new(mounted);
                     kept.insert(mount.id, Arc::clone(&mounted));
                     fresh.push(mounted);
@@ -236,6 +247,19 @@ impl MountTable {
     }
 }
 
+/// Refuses an option that is given twice.
+pub(crate) fn check_names(options: &[(String, SecretText)]) -> Result<(), Failure> {
+    let mut names: Vec<&str> = options.iter().map(|(name, _)| name.as_str()).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(twice) => {
+            let words = format!("the option {} is given twice: leave one out", twice[0]);
+            Err(Failure::new(Status::InvalidArgument, words))
+        }
+        None => Ok(()),
+    }
+}
+
 /// The spec that is logged for a mount that a client asks for.
 ///
 /// # Errors
@@ -246,12 +270,7 @@ pub(crate) fn logged_spec(
     read_only: bool,
     sync_interval_ms: Option<i64>,
 ) -> Result<MountSpec, Failure> {
-    let mut names: Vec<&str> = options.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-        let words = format!("the option {} is given twice: leave one out", twice[0]);
-        return Err(Failure::new(Status::InvalidArgument, words));
-    }
+    check_names(&options)?;
     let uri = citius_understore::with_small_scheme(uri).into_owned();
     let sync_interval_ms = sync_interval_ms.unwrap_or_else(|| SyncInterval::default_ms(&uri));
     SyncInterval::from_ms(sync_interval_ms)?;

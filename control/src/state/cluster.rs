@@ -1,6 +1,6 @@
 //! How clusters, mounts and workers begin and end.
 
-use super::command::{Effect, MountSpec, Reply};
+use super::command::{Effect, MountOptions, MountSpec, Reply};
 use super::files::{AbortReason, Publisher, WrittenFile};
 use super::mounts::{MOUNTS_MAX, Mount};
 use super::namespace::Inode;
@@ -63,13 +63,30 @@ impl State {
         Ok(Reply::Mount(self.enter_mount(path, spec, effects)))
     }
 
+    pub(super) fn mount_set(
+        &mut self,
+        path: &str,
+        options: &MountOptions,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Reply, Failure> {
+        let (_, id) = self.mounted_at(&NamespacePath::parse(path)?)?;
+        let mount = self.mounts.by_id.get_mut(&id).expect("the namespace names mounts that are there");
+        mount.options = options.clone();
+        self.changed_view(effects);
+        Ok(Reply::Mount(id))
+    }
+
+    fn mounted_at(&self, path: &NamespacePath) -> Result<(Inode, MountId), Failure> {
+        let inode = self.namespace.find(path);
+        inode.and_then(|inode| Some((inode, self.namespace.links(inode).mount?))).ok_or_else(|| {
+            let text = format!("nothing is mounted at {path}: `citius mount ls` shows what is mounted where");
+            Failure::new(Status::NotFound, text)
+        })
+    }
+
     pub(super) fn mount_remove(&mut self, path: &str, effects: &mut Vec<Effect>) -> Result<Reply, Failure> {
         let path = NamespacePath::parse(path)?;
-        let inode = self.namespace.find(&path);
-        let Some((inode, id)) = inode.and_then(|inode| Some((inode, self.namespace.links(inode).mount?))) else {
-            let text = format!("nothing is mounted at {path}: `citius mount ls` shows what is mounted where");
-            return Err(Failure::new(Status::NotFound, text));
-        };
+        let (inode, id) = self.mounted_at(&path)?;
         if inode == Inode::ROOT {
             let text = "the mount at / holds all that lies in no other mount and cannot be removed";
             return Err(Failure::new(Status::InvalidArgument, text));

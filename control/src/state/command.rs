@@ -153,6 +153,13 @@ pub enum Change {
         /// What the client is told.
         result: Result<(), Failure>,
     },
+    /// A mount has other options from now on. Gives [`Reply::Mount`].
+    MountSet {
+        /// Where it is.
+        path: String,
+        /// All of them.
+        options: MountOptions,
+    },
 }
 
 /// How a write begins.

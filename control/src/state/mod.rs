@@ -133,6 +133,7 @@ impl State {
             Change::Init { cluster, keys, root } => self.init(*cluster, keys, root, out)?,
             Change::MountAdd { path, spec } => self.mount_add(path, spec, out)?,
             Change::MountRemove { path } => self.mount_remove(path, out)?,
+            Change::MountSet { path, options } => self.mount_set(path, options, out)?,
             Change::Register { member, backing, memory_bytes } => {
                 let worker = Worker {
                     member: member.clone(),

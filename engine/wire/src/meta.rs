@@ -180,6 +180,15 @@ pub enum Operation {
         /// Whether a directory may be made there, used and deleted.
         may_write: bool,
     },
+    /// Changes options of a mount, whose under-store stays. Gives [`Outcome::Mount`].
+    MountSet {
+        /// Where it is.
+        path: String,
+        /// Options that it has from now on, instead of what they were; values may be secrets.
+        options: Vec<(String, SecretText)>,
+        /// Options that it has no longer.
+        unset: Vec<String>,
+    },
 }
 
 impl Operation {
@@ -213,6 +222,7 @@ impl fmt::Debug for Operation {
             Self::MountAdd { path, .. } => ("MountAdd", path),
             Self::MountRemove { path } => ("MountRemove", path),
             Self::MountCheck { path, .. } => ("MountCheck", path),
+            Self::MountSet { path, .. } => ("MountSet", path),
             Self::MountList => return f.write_str("MountList"),
             Self::Cluster => return f.write_str("Cluster"),
             Self::Ring { epoch } => ("Ring", epoch),

@@ -88,6 +88,10 @@ fn operation() -> impl Strategy<Value = Operation> {
                 sync_interval_ms
             }
         ),
+        (name(), vec((name(), name()), 0..4), vec(name(), 0..4)).prop_map(|(path, options, unset)| {
+            let options = options.into_iter().map(|(name, value)| (name, value.into())).collect();
+            Operation::MountSet { path, options, unset }
+        }),
         Just(Operation::MountList),
         (file_key(), bytes()).prop_map(|(file, record)| Operation::StageStarted { file, record }),
         (file_key(), any::<[u64; 3]>(), bytes()).prop_map(|(file, [length, worker, life], record)| {

@@ -112,6 +112,24 @@ impl Client {
         }
     }
 
+    /// Gives a mount other options, such as other keys, and takes some from it; its under-store stays, and all that is known
+    /// and held of its files. Where the under-store does not work with them, nothing is changed.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument`, or any class that a master answers with.
+    pub fn mount_set(
+        &self,
+        path: &str,
+        options: Vec<(String, SecretText)>,
+        unset: Vec<String>,
+    ) -> Result<MountInfo, Error> {
+        let path = normal(path)?;
+        match self.operate(Operation::MountSet { path: path.to_string(), options, unset }, &path)? {
+            Outcome::Mount(mount) => Ok(*mount),
+            _ => Err(self.other_outcome()),
+        }
+    }
+
     /// Removes a mount; the under-store keeps its files.
     ///
     /// # Errors
@@ -284,9 +302,14 @@ fn path_of(operation: &Operation) -> Option<&str> {
         | Operation::Rename { from: path, .. }
         | Operation::MountAdd { path, .. }
         | Operation::MountRemove { path }
+        | Operation::MountSet { path, .. }
         | Operation::MountCheck { path, .. } => Some(path),
         _ => None,
     }
+}
+
+fn options_bytes(options: &[(String, SecretText)]) -> usize {
+    options.iter().map(|(key, value)| key.len() + value.expose().len() + 16).sum()
 }
 
 /// An estimate, from above, of what the operation or its answer takes of a header. Answers repeat the path, once in
@@ -294,10 +317,9 @@ fn path_of(operation: &Operation) -> Option<&str> {
 fn operation_bytes(operation: &Operation) -> usize {
     let text = match operation {
         Operation::Rename { from, to, .. } => from.len() + to.len(),
-        Operation::MountAdd { path, uri, options, .. } => {
-            path.len()
-                + uri.len()
-                + options.iter().map(|(key, value)| key.len() + value.expose().len() + 16).sum::<usize>()
+        Operation::MountAdd { path, uri, options, .. } => path.len() + uri.len() + options_bytes(options),
+        Operation::MountSet { path, options, unset } => {
+            path.len() + options_bytes(options) + unset.iter().map(|name| name.len() + 16).sum::<usize>()
         }
         Operation::StageStarted { record, .. } | Operation::PublishIntent { record, .. } => record.len(),
         Operation::PublishDone { token, .. } => token.len(),

@@ -1,9 +1,9 @@
-//! `citius mount add`, `ls`, `rm`.
+//! `citius mount add`, `set`, `ls`, `rm`.
 
 use crate::args::{MountCommand, Reach};
 use crate::error::CliError;
 use crate::output::{human_bytes, json_line, shown, table};
-use crate::serve::mounts::add_request;
+use crate::serve::mounts::{add_request, read_options};
 use citius_client::{Client, MountInfo, MountTraffic};
 use serde_json::{Map, Value, json};
 use std::io::{self, Write};
@@ -14,12 +14,11 @@ pub(crate) fn run(client: &Client, reach: &Reach, command: &MountCommand) -> Res
     match command {
         MountCommand::Add(args) => {
             let (path, uri, options) = add_request(args)?;
-            let mount = client.mount_add(&path, &uri, options)?;
-            if reach.json {
-                json_line(&mut out, &to_json(&mount))?;
-            } else if !reach.quiet {
-                writeln!(out, "{} -> {}", shown(&mount.path), shown(&mount.uri))?;
-            }
+            tell(&mut out, reach, &client.mount_add(&path, &uri, options)?)?;
+        }
+        MountCommand::Set(args) => {
+            let options = read_options(&args.options)?;
+            tell(&mut out, reach, &client.mount_set(&args.path, options, args.unset.clone())?)?;
         }
         MountCommand::Ls => {
             let mounts = client.mounts()?;
@@ -35,6 +34,17 @@ pub(crate) fn run(client: &Client, reach: &Reach, command: &MountCommand) -> Res
         MountCommand::Rm { path } => client.mount_remove(path)?,
     }
     Ok(())
+}
+
+/// Tells of a mount that was added or changed.
+fn tell(out: &mut impl Write, reach: &Reach, mount: &MountInfo) -> io::Result<()> {
+    if reach.json {
+        json_line(out, &to_json(mount))
+    } else if !reach.quiet {
+        writeln!(out, "{} -> {}", shown(&mount.path), shown(&mount.uri))
+    } else {
+        Ok(())
+    }
 }
 
 /// Mounts for people.

@@ -1,7 +1,7 @@
 //! A prefix of a real S3 server's bucket, written and looked at past Citius.
 
 use crate::support::Process;
-use citius_understore::testing::servers::SeaweedFs;
+use citius_understore::testing::servers::{Gate, Pass, SeaweedFs};
 use citius_understore::{Condition, FileId, Remnant, StorePath, UnderStore};
 use futures::{TryStreamExt, stream};
 use std::sync::{Arc, Mutex, Weak};
@@ -70,6 +70,15 @@ impl Prefix {
         .into_iter()
         .flat_map(|option| ["--option".to_owned(), option])
         .collect()
+    }
+
+    /// A gate before the server, which lets in nobody yet but who has the server's own keys.
+    pub(crate) fn gate(&self) -> Gate {
+        let bucket = self.shared.server.s3();
+        let (id, secret) = bucket.keys();
+        let gate = Gate::before_s3(bucket).unwrap();
+        gate.admit(Pass::keys(id, secret, None));
+        gate
     }
 
     /// The keys of somebody who may not write.

@@ -3,6 +3,7 @@
 use crate::bucket::Prefix;
 use crate::support::{Process, noise, poll, put};
 use citius_client::{File, Status};
+use citius_understore::testing::servers::Pass;
 
 const NAMES: [&str; 8] = ["plain", "with space", "ünïcödé-文字", "per%cent", "ha#sh", "pl+us", "q?mark*", "-dash"];
 
@@ -201,4 +202,59 @@ fn what_is_believed_longer_is_still_one_version() {
     assert!(local.run(&["cat", "/never/cached"]) == old, "it is asked once, and all of it is in memory");
     // Its old version is believed in and nowhere to be had, which a worker finds: then the bucket is asked again.
     assert!(local.run(&["cat", "/never/cold"]) == new);
+}
+
+/// Keys that are given as such have no file in which others would be found: they are changed by a command, while the mount
+/// is used. What does not work is not taken, and what is cached stays.
+#[test]
+fn keys_are_changed_without_a_new_mount() {
+    const USAGE: i32 = 2;
+    const NOT_FOUND: i32 = 3;
+    const DENIED: i32 = 4;
+    let (prefix, folder) = (Prefix::new("rotation"), tempfile::tempdir().unwrap());
+    let bytes = noise(3 << 20, 1);
+    for name in ["a", "b"] {
+        prefix.put(name, bytes.clone());
+    }
+    let gate = prefix.gate();
+    let mut local = prefix.local_at(&gate.endpoint());
+    assert!(local.run(&["cat", "/data/a"]) == bytes);
+    gate.close();
+    gate.admit(Pass::keys("another", "hidden-secret", None));
+    // The answer to such a question has no words that would say more.
+    let said = local.fails(DENIED, &["cat", "/data/b"]);
+    assert!(said.contains("denies access"), "{said}");
+
+    let secret = folder.path().join("secret");
+    put(&secret, b"hidden-secret\n");
+    let secret = format!("aws_secret_access_key=@{}", secret.display());
+    let set = ["mount", "set", "/data", "--option"];
+    let said = local.fails(DENIED, &[&set[..], &["aws_secret_access_key=hidden-wrong"]].concat());
+    assert!(said.contains("refused the keys") && !said.contains("hidden"), "{said}");
+    assert!(local.fails(USAGE, &["mount", "set", "/data"]).contains("--option"));
+    let said = local.fails(USAGE, &["mount", "set", "/data", "--unset", "aws_nothing"]);
+    assert!(said.contains("has no option aws_nothing") && said.contains("aws_secret_access_key"), "{said}");
+    let said = local.fails(USAGE, &[&set[..], &["aws_regoin=x"]].concat());
+    assert!(said.contains("did you mean aws_region?"), "{said}");
+    local.fails(NOT_FOUND, &["mount", "set", "/data/a", "--unset", "aws_region"]);
+    assert!(gate.used().is_empty(), "nobody came in by what was not taken: {:?}", gate.used());
+
+    let both = [&set[..], &["aws_access_key_id=another", "--option", &secret]].concat();
+    assert_eq!(local.text(&both), format!("/data -> {}\n", prefix.uri()));
+    let requests = local.requests("/data").0;
+    assert!(local.run(&["cat", "/data/a"]) == bytes);
+    assert_eq!(local.requests("/data").0, requests, "what was cached is read again");
+    let new = folder.path().join("new");
+    put(&new, &noise(9 << 20, 2));
+    for _ in 0..2 {
+        assert!(local.run(&["cat", "/data/b"]) == bytes);
+        local.run(&["cp", "--force", &format!("file:{}", new.display()), "/data/new"]);
+        assert!(prefix.get("new").unwrap() == noise(9 << 20, 2));
+        assert_eq!(gate.used(), ["another"]);
+        // The log has it, and the command line, which has the keys of before, leaves a mount that is there as it is.
+        local.terminate();
+        local.restart();
+    }
+    local.run(&["mount", "set", "/data", "--unset", "aws_region"]);
+    assert!(local.run(&["cat", "/data/b"]) == bytes);
 }

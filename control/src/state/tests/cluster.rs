@@ -93,6 +93,21 @@ fn mounts_are_removed_when_nothing_needs_them() {
     assert_eq!(again.reply, Reply::Mount(MountId(4)), "ids are never used again");
 }
 
+/// A mount keeps its id, and so all that is known of its files, whatever its options become.
+#[test]
+fn options_of_a_mount_change() {
+    let mut world = World::new();
+    assert_eq!(world.refused(mount_set("/data/below", "x")), Status::NotFound);
+    let before = world.state.mount(DATA).unwrap().clone();
+    let version = world.state.view_version();
+    let applied = world.by(ALICE, mount_set("/data", "x")).unwrap();
+    assert_eq!((applied.reply, applied.effects), (Reply::Mount(DATA), vec![Effect::View]));
+    assert!(world.state.view_version() > version, "workers hear of it");
+    let after = world.state.mount(DATA).unwrap();
+    let wanted = MountOptions(vec![("aws_region".to_owned(), "x".into())]);
+    assert_eq!(*after, Mount { options: wanted, ..before });
+}
+
 #[test]
 fn secrets_never_print() {
     let mut world = World::new();

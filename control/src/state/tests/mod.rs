@@ -66,6 +66,11 @@ fn mount_add(path: &str) -> Change {
     Change::MountAdd { path: path.to_owned(), spec: spec("s3://bucket") }
 }
 
+fn mount_set(path: &str, region: &str) -> Change {
+    let options = MountOptions(vec![("aws_region".to_owned(), region.into())]);
+    Change::MountSet { path: path.to_owned(), options }
+}
+
 fn create(file: FileKey, path: &str, write_type: WriteType) -> Create {
     let mount = if path.starts_with("/data") { DATA } else { ROOT };
     Create {

@@ -34,6 +34,7 @@ enum Step {
     Gone(u64, u64),
     Mount(usize),
     Unmount(usize),
+    SetOptions(usize),
     /// Sends a command of the past again.
     Again(u8),
     Wait(u64),
@@ -81,6 +82,7 @@ fn any_step() -> impl Strategy<Value = Step> {
         1 => (1_u64..4, 1_u64..4).prop_map(|(worker, life)| Step::Gone(worker, life)),
         1 => path().prop_map(Step::Mount),
         1 => path().prop_map(Step::Unmount),
+        1 => path().prop_map(Step::SetOptions),
         3 => any::<u8>().prop_map(Step::Again),
         2 => (0_u64..80_000).prop_map(Step::Wait),
         1 => Just(Step::Restart),
@@ -192,6 +194,7 @@ impl Cluster {
             Step::Gone(worker, life) => Change::WorkerGone { worker: WorkerId(worker), incarnation: Incarnation(life) },
             Step::Mount(at) => mount_add(PATHS[at]),
             Step::Unmount(at) => Change::MountRemove { path: PATHS[at].to_owned() },
+            Step::SetOptions(at) => mount_set(PATHS[at], "x"),
             Step::Again(number) => return self.past.get(usize::from(number) % self.past.len()).cloned(),
             Step::Wait(ms) => {
                 self.now_ms += ms;
@@ -342,6 +345,7 @@ fn name_of(change: &Change) -> &'static str {
         Change::Init { .. } => "Init",
         Change::MountAdd { .. } => "MountAdd",
         Change::MountRemove { .. } => "MountRemove",
+        Change::MountSet { .. } => "MountSet",
         Change::Register { .. } => "Register",
         Change::WorkerGone { .. } => "WorkerGone",
         Change::Create(_) => "Create",
@@ -392,6 +396,7 @@ fn random_commands_reach_every_change() {
     for name in [
         "MountAdd",
         "MountRemove",
+        "MountSet",
         "Create",
         "Renew",
         "Complete",

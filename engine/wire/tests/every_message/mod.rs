@@ -430,6 +430,11 @@ pub(crate) fn operations() -> Vec<Operation> {
         Operation::PublishDone { file, token: b"etag".to_vec() },
         Operation::PublishFailed { file },
         Operation::MountCheck { path: "/data".into(), may_write: true },
+        Operation::MountSet {
+            path: "/data".into(),
+            options: vec![("aws_region".into(), "y".into())],
+            unset: vec!["aws_endpoint".into()],
+        },
     ]
 }
 
