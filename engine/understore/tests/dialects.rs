@@ -359,13 +359,16 @@ async fn oss_has_the_keys_of_the_machines_role() {
     ]);
     let (endpoint, asked) = checks(2);
     let store = open(&oss_spec(&endpoint).option("oss_metadata_endpoint", &metadata)).unwrap();
-    // Checking asks twice: whether there are keys, and with them.
     store.check().await.unwrap();
+    // Such that are about to end are asked for anew, and not more often than ten times in a second.
+    tokio::time::sleep(std::time::Duration::from_millis(150)).await;
     store.check().await.unwrap();
     let heads: Vec<String> = asked.iter().take(4).collect();
-    for head in &heads {
-        assert_eq!(header(head, "x-oss-security-token"), Some("t-second"));
-        assert!(header(head, "authorization").unwrap().contains("credential=second/"));
+    let shown: Vec<_> = heads.iter().map(|head| header(head, "x-oss-security-token").unwrap()).collect();
+    assert!(shown.is_sorted() && shown[2..] == ["t-second"; 2], "{shown:?}");
+    for (head, token) in heads.iter().zip(shown) {
+        let id = token.strip_prefix("t-").unwrap();
+        assert!(header(head, "authorization").unwrap().contains(&format!("credential={id}/")));
     }
     let heads: Vec<String> = asked_for.iter().take(6).collect();
     let first: Vec<_> = heads.iter().map(|head| head.split(" http").next().unwrap()).collect();

@@ -12,7 +12,7 @@ mod record;
 pub mod servers;
 
 pub use bucket::{Bucket, Habits, Request, RequestFault};
-pub use conformance::{Outcome, Point, Report, conformance};
+pub use conformance::{Outcome, Point, Report, conformance, points};
 pub use fault::{Fault, FaultyStore, Operation};
 pub use fuse::FuseFolder;
 pub use paired::Paired;

@@ -37,6 +37,9 @@ pub struct Ran {
     pub passed: usize,
     /// Points that were not tried, with why.
     pub skipped: Vec<(String, String)>,
+    /// What the store can do, if that is what the suite is about: an ability, and how.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub abilities: Vec<(String, String)>,
     /// Which credentials were used, if that is what the suite is about.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub credentials: Vec<String>,
@@ -59,20 +62,26 @@ impl Ran {
             server: server.to_owned(),
             passed: report.passed(),
             skipped: skipped.collect(),
+            abilities: report.abilities.iter().map(|it| (it.name.to_owned(), it.answer.to_string())).collect(),
             credentials: Vec::new(),
         }
     }
 
     /// A day that was lived.
     pub fn day(system: &str, server: &str) -> Self {
+        Self::whole(system, Suite::Day, server, 1)
+    }
+
+    fn whole(system: &str, suite: Suite, server: &str, passed: usize) -> Self {
         let (system, server) = (system.to_owned(), server.to_owned());
-        Self { system, suite: Suite::Day, server, passed: 1, skipped: Vec::new(), credentials: Vec::new() }
+        let (skipped, abilities, credentials) = (Vec::new(), Vec::new(), Vec::new());
+        Self { system, suite, server, passed, skipped, abilities, credentials }
     }
 
     /// Credentials with which somebody logged in, wrote and read.
     pub fn login(system: &str, server: &str, credentials: Vec<String>) -> Self {
-        let (system, server, passed) = (system.to_owned(), server.to_owned(), credentials.len());
-        Self { system, suite: Suite::Login, server, passed, skipped: Vec::new(), credentials }
+        let login = Self::whole(system, Suite::Login, server, credentials.len());
+        Self { credentials, ..login }
     }
 
     /// Keeps it, where it is asked for.

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use futures::{TryStreamExt, future::join_all};
 
 use crate::{
-    Compares, Condition, Depth, Error, FileId, Landing, PAGE_ENTRIES_MAX, Page, Remnant, Result, Settled, StagedBody,
-    StagedRecord, StorePath, UnderStore, VersionToken,
+    Ability, Compares, Condition, Depth, Error, FileId, Landing, PAGE_ENTRIES_MAX, Page, Remnant, Result, Settled,
+    StagedBody, StagedRecord, StorePath, UnderStore, VersionToken, declared,
 };
 
 /// Fails the point unless the condition holds.
@@ -69,6 +69,8 @@ pub struct Report {
     pub store: String,
     /// All points, in order.
     pub points: Vec<Point>,
+    /// What the store says that it can do.
+    pub abilities: Vec<Ability>,
 }
 
 impl Report {
@@ -173,6 +175,11 @@ points![
     descriptors_show_one_version,
 ];
 
+/// How many points there are.
+pub fn points() -> usize {
+    POINTS.len()
+}
+
 /// Runs every point on a store that holds nothing of importance.
 pub async fn conformance(store: Arc<dyn UnderStore>) -> Report {
     let mut points = Vec::new();
@@ -188,7 +195,8 @@ pub async fn conformance(store: Arc<dyn UnderStore>) -> Report {
         };
         points.push(Point { name, outcome });
     }
-    Report { store: uri, points }
+    // Some find out with their first request what their server can do.
+    Report { store: uri, points, abilities: declared(store.capabilities()) }
 }
 
 /// A store, and a directory in it for one point.
